@@ -1,0 +1,11 @@
+"""Llama 3.3: the shape of Llama 3.1 70B, trained anew (https://huggingface.co/meta-llama/Llama-3.3-70B-Instruct)."""
+
+from torchtune.models.llama3_1 import llama3_1_70b
+from torchtune.modules import TransformerDecoder
+
+__all__ = ["llama3_3_70b"]
+
+
+def llama3_3_70b() -> TransformerDecoder:
+    """Llama 3.3 70B."""
+    return llama3_1_70b()

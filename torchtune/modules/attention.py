@@ -1,0 +1,140 @@
+"""Grouped-query attention with rotary positions and a key-value cache."""
+
+import torch
+from torch import Tensor, nn
+
+from torchtune.modules.attention_utils import attend
+from torchtune.modules.kv_cache import KVCache
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head, grouped-query (https://arxiv.org/abs/2305.13245) or multi-query attention, [B, S, D] -> [B, S, D].
+
+    Every projection is a part that the caller passes in.
+
+    Args:
+        embed_dim: D.
+        num_kv_heads: K, heads of keys and values; ``num_heads`` is a multiple of it.
+        q_norm: applied to each query head, and ``k_norm`` to each key head, before the positions.
+        max_seq_len: longest sequence, in tokens.
+        is_causal: without a mask, a token sees itself and those before it.
+        attn_dropout: share of attention weights dropped in training.
+        window: keys a query sees, itself included; None for all.
+        softcap: scores become ``softcap * tanh(score / softcap)``.
+        scale: multiplies the scores; None means ``head_dim ** -0.5``.
+
+    Raises:
+        ValueError: head counts or dimensions that do not fit each other, or a dropout outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        q_proj: nn.Module,
+        k_proj: nn.Module,
+        v_proj: nn.Module,
+        output_proj: nn.Module,
+        pos_embeddings: nn.Module | None = None,
+        q_norm: nn.Module | None = None,
+        k_norm: nn.Module | None = None,
+        kv_cache: KVCache | None = None,
+        max_seq_len: int = 4096,
+        is_causal: bool = True,
+        attn_dropout: float = 0.0,
+        window: int | None = None,
+        softcap: float | None = None,
+        scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        if num_heads % num_kv_heads:
+            raise ValueError(f"num_heads ({num_heads}) must be a multiple of num_kv_heads ({num_kv_heads})")
+        if not 0 <= attn_dropout <= 1:
+            raise ValueError(f"attn_dropout must be between 0 and 1, not {attn_dropout}")
+        if (q_norm is None) != (k_norm is None):
+            raise ValueError("q_norm and k_norm go together: give both or neither")
+        self.embed_dim, self.num_heads, self.num_kv_heads, self.head_dim = embed_dim, num_heads, num_kv_heads, head_dim
+        self.q_proj, self.k_proj, self.v_proj, self.output_proj = q_proj, k_proj, v_proj, output_proj
+        self.pos_embeddings, self.q_norm, self.k_norm = pos_embeddings, q_norm, k_norm
+        self.kv_cache, self.cache_enabled = kv_cache, kv_cache is not None
+        self.max_seq_len, self.is_causal, self.attn_dropout = max_seq_len, is_causal, attn_dropout
+        self.window, self.softcap, self.scale = window, softcap, scale
+
+    def setup_cache(self, batch_size: int, dtype: torch.dtype, max_seq_len: int) -> None:
+        """Give this layer a key-value cache; a second call keeps the one there is."""
+        if self.kv_cache is None:
+            self.kv_cache = KVCache(batch_size, max_seq_len, self.num_kv_heads, self.head_dim, dtype)
+        self.cache_enabled = True
+
+    def reset_cache(self) -> None:
+        """Empty the cache.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        if self.kv_cache is None:
+            raise RuntimeError("there is no key-value cache to reset; call setup_caches first")
+        self.kv_cache.reset()
+
+    def forward(
+        self, x: Tensor, y: Tensor | None = None, *, mask: Tensor | None = None, input_pos: Tensor | None = None
+    ) -> Tensor:
+        """Attend from x [B, S, D] to y [B, T, D].
+
+        Args:
+            y: what keys and values are made of; None means x itself, or, for non-causal attention with a cache, what
+                the cache holds.
+            mask: bool [B, S, T], True = may look.
+            input_pos: each token's position, [B, S].
+        """
+        B, S, _ = x.shape
+        start = self.kv_cache.size if self._caching and self.is_causal else 0
+        if start and input_pos is None:
+            input_pos = torch.arange(start, start + S, device=x.device)
+        q = self.q_proj(x).view(B, S, -1, self.head_dim)
+        if self.q_norm is not None:
+            q = self.q_norm(q)
+        if self.pos_embeddings is not None:
+            q = self.pos_embeddings(q, input_pos=input_pos)
+        reuse_cached = y is None and self._caching and not self.is_causal
+        k, v = self._keys_and_values(None if reuse_cached else x if y is None else y, input_pos)
+        if mask is None and self.is_causal and (self.window is not None or self._caching):
+            mask = self._positional_mask(start, S, k.shape[2], x.device)
+        out = attend(
+            q.transpose(1, 2),
+            k,
+            v,
+            mask=mask,
+            is_causal=self.is_causal,
+            scale=self.scale,
+            softcap=self.softcap,
+            dropout_p=self.attn_dropout if self.training else 0.0,
+        )
+        return self.output_proj(out.transpose(1, 2).reshape(B, S, -1))
+
+    @property
+    def _caching(self) -> bool:
+        return self.kv_cache is not None and self.cache_enabled
+
+    def _keys_and_values(self, source: Tensor | None, input_pos: Tensor | None) -> tuple[Tensor, Tensor]:
+        """[B, T, D] -> keys and values [B, K, T, H]; with None, what the cache holds."""
+        if source is None:
+            return self.kv_cache.k_cache, self.kv_cache.v_cache
+        B, T, _ = source.shape
+        k = self.k_proj(source).view(B, T, -1, self.head_dim)
+        v = self.v_proj(source).view(B, T, -1, self.head_dim)
+        if self.k_norm is not None:
+            k = self.k_norm(k)
+        if self.pos_embeddings is not None:
+            k = self.pos_embeddings(k, input_pos=input_pos)
+        k, v = k.transpose(1, 2), v.transpose(1, 2)
+        return self.kv_cache.update(k, v) if self._caching else (k, v)
+
+    def _positional_mask(self, start: int, S: int, T: int, device: torch.device) -> Tensor:
+        """Causality, and the window, for queries at positions start .. start + S - 1 over keys 0 .. T - 1."""
+        query, key = torch.arange(start, start + S, device=device)[:, None], torch.arange(T, device=device)
+        seen = key <= query
+        return seen if self.window is None else seen & (query - key < self.window)

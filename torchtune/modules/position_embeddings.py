@@ -1,0 +1,95 @@
+"""Rotary position embeddings (https://arxiv.org/abs/2104.09864)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class RotaryPositionalEmbeddings(nn.Module):
+    """Rotates pairs of channels of x [B, S, N, H] by an angle that grows with position.
+
+    Args:
+        dim: channels that rotate, at most H; the rest pass through.
+        max_seq_len: positions the angle cache covers.
+        base: the slowest pair's wavelength is ``2 pi base`` tokens.
+        interleaved: pairs are (0, 1), (2, 3), ... as in Meta's weights; otherwise (0, dim/2), (1, dim/2 + 1), ...
+    """
+
+    def __init__(self, dim: int, max_seq_len: int = 4096, base: float = 10_000, *, interleaved: bool = True) -> None:
+        super().__init__()
+        self.dim, self.max_seq_len, self.base, self.interleaved = dim, max_seq_len, base, interleaved
+        self.rope_init()
+
+    def rope_init(self) -> None:
+        """(Re)build the angle cache; called again once a model made on the meta device has a real one."""
+        self.build_rope_cache(self.max_seq_len)
+
+    def frequencies(self) -> Tensor:
+        """Radians per token of each pair, [dim / 2]."""
+        return 1.0 / self.base ** (torch.arange(0, self.dim, 2).float() / self.dim)
+
+    def build_rope_cache(self, max_seq_len: int = 4096) -> None:
+        """Fill ``cos`` and ``sin`` [max_seq_len, dim / 2], kept in float32: bf16 angles lose far positions."""
+        freqs = self.frequencies()
+        angles = torch.outer(torch.arange(max_seq_len, device=freqs.device).float(), freqs)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self, x: Tensor, *, input_pos: Tensor | None = None) -> Tensor:
+        """Rotate x [B, S, N, H].
+
+        Args:
+            input_pos: each token's position, [B, S] or [S]; None means 0 .. S - 1.
+        """
+        S, half = x.shape[1], self.dim // 2
+        cos = (self.cos[:S] if input_pos is None else self.cos[input_pos]).view(-1, S, 1, half)
+        sin = (self.sin[:S] if input_pos is None else self.sin[input_pos]).view(-1, S, 1, half)
+        turning = x[..., : self.dim].float()
+        if self.interleaved:
+            a, b = turning.unflatten(-1, (half, 2)).unbind(-1)
+            out = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
+        else:
+            a, b = turning.chunk(2, dim=-1)
+            out = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+        out = out.type_as(x)
+        return out if self.dim == x.shape[-1] else torch.cat((out, x[..., self.dim :]), dim=-1)
+
+
+class Llama3ScaledRoPE(RotaryPositionalEmbeddings):
+    """RoPE with the frequency scaling of Llama 3.1, which extends a context of ``old_context_len`` tokens.
+
+    Slow pairs (wavelength over ``old_context_len / low_freq_factor``) turn ``scale_factor`` times slower, fast ones
+    (under ``old_context_len / high_freq_factor``) are kept, those between are blended.
+    Source: https://arxiv.org/abs/2407.21783 and ``apply_scaling`` in https://github.com/meta-llama/llama-models.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        max_seq_len: int = 4096,
+        base: float = 10_000,
+        scale_factor: float = 8,
+        low_freq_factor: float = 1,
+        high_freq_factor: float = 4,
+        old_context_len: int = 8192,
+        *,
+        interleaved: bool = True,
+    ) -> None:
+        self.scale_factor, self.low_freq_factor = scale_factor, low_freq_factor
+        self.high_freq_factor, self.old_context_len = high_freq_factor, old_context_len
+        super().__init__(dim, max_seq_len, base, interleaved=interleaved)
+
+    def frequencies(self) -> Tensor:
+        return self.apply_scaling(
+            super().frequencies(), self.scale_factor, self.low_freq_factor, self.high_freq_factor, self.old_context_len
+        )
+
+    @staticmethod
+    def apply_scaling(
+        freqs: Tensor, scale_factor: float, low_freq_factor: float, high_freq_factor: float, old_context_len: int
+    ) -> Tensor:
+        """Scaled frequencies [dim / 2]."""
+        turns = old_context_len * freqs / (2 * math.pi)  # full turns a pair makes within the old context
+        blend = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0, 1)
+        return (1 - blend) * freqs / scale_factor + blend * freqs
