@@ -1,0 +1,209 @@
+"""Which recipes and configs there are, and which file a name or a path given by the user means."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from torchtune.cli._nearest import did_you_mean
+from torchtune.errors import ConfigError
+
+_LAYOUTS = ("_single_device", "_distributed")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A name that `tune run` knows.
+
+    Args:
+        file: path below the recipes folder.
+        schema: the class in `torchtune.config.schema` that types the recipe's keys.
+        supports_distributed: whether torchrun's options are expected with this name.
+    """
+
+    name: str
+    file: str
+    schema: str
+    supports_distributed: bool
+    description: str
+
+    @property
+    def method(self) -> str:
+        """The name without its layout: two recipes of one method take the same configs."""
+        for layout in _LAYOUTS:
+            if self.name.endswith(layout):
+                return self.name.removesuffix(layout)
+        return self.name
+
+
+@dataclass(frozen=True)
+class Config:
+    """A config that comes with the package, and the recipe that it is for."""
+
+    name: str
+    recipe: str
+
+    @property
+    def file(self) -> str:
+        """Path below the recipes folder."""
+        return f"configs/{self.name}.yaml"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file, and the row of the catalog that it was found by (None for a file of the user's)."""
+
+    path: Path
+    row: Recipe | Config | None = None
+
+
+RECIPES = (
+    Recipe(
+        "full_finetune_single_device", "finetune.py", "FinetuneConfig", False, "train all parameters, on one device"
+    ),
+    Recipe(
+        "full_finetune_distributed", "finetune.py", "FinetuneConfig", True, "train all parameters, on several devices"
+    ),
+)
+
+_CONFIGS_BY_RECIPE = {
+    "full_finetune_single_device": (
+        "demo",
+        "llama2/7B_full_low_memory",
+        "code_llama2/7B_full_low_memory",
+        "llama3/8B_full_single_device",
+        "llama3_1/8B_full_single_device",
+        "llama3_2/1B_full_single_device",
+        "llama3_2/3B_full_single_device",
+    ),
+    "full_finetune_distributed": (
+        "llama2/7B_full",
+        "llama2/13B_full",
+        "llama3/8B_full",
+        "llama3_1/8B_full",
+        "llama3_2/1B_full",
+        "llama3_2/3B_full",
+        "llama3/70B_full",
+        "llama3_1/70B_full",
+        "llama3_3/70B_full",
+        "llama3_3/70B_full_multinode",
+        "alpaca_llama2_full_finetune",
+    ),
+}
+
+
+@lru_cache
+def recipes_root() -> Path:
+    """The folder of recipes: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "_recipes", package.parent / "recipes"):
+        if (folder / "configs").is_dir():
+            return folder
+    raise FileNotFoundError(f"The recipes are neither in {package / '_recipes'} nor in {package.parent / 'recipes'}")
+
+
+@lru_cache
+def configs() -> tuple[Config, ...]:
+    """The configs of this installation, in the order in which they are listed."""
+    rows = (Config(name, recipe) for recipe, names in _CONFIGS_BY_RECIPE.items() for name in names)
+    return tuple(row for row in rows if (recipes_root() / row.file).exists())
+
+
+def recipe_row(name: str) -> Recipe | None:
+    """The row of a registered recipe."""
+    return next((row for row in RECIPES if row.name == name), None)
+
+
+def find_recipe(name: str) -> Found:
+    """The recipe that a registered name, a local path (with or without .py) or a checkout's path stands for."""
+    if row := recipe_row(name):
+        return Found(recipes_root() / row.file, row)
+    if local := _local_file(name, (".py",)):
+        return Found(local)
+    short = _without(name, "recipes/", (".py",))
+    if row := recipe_row(short):
+        return Found(recipes_root() / row.file, row)
+    shipped = recipes_root() / f"{short}.py"
+    if _is_inside(shipped) and shipped.is_file():
+        return Found(shipped)
+    near = did_you_mean(name, [row.name for row in RECIPES])
+    raise ConfigError(f"There is no recipe {name!r}, and no file of that name.{near}\n`tune ls` lists the recipes.")
+
+
+def find_config(name: str) -> Found:
+    """The config that a registered name, a local path (with or without .yaml) or a checkout's path stands for."""
+    rows = {row.name: row for row in configs()}
+    if name in rows:
+        return Found(recipes_root() / rows[name].file, rows[name])
+    if local := _local_file(name, (".yaml", ".yml")):
+        return Found(local)
+    short = _without(_without(name, "recipes/", ()), "configs/", (".yaml", ".yml"))
+    if short in rows:
+        return Found(recipes_root() / rows[short].file, rows[short])
+    near = did_you_mean(short, rows)
+    raise ConfigError(f"There is no config {name!r}, and no file of that name.{near}\n`tune ls` lists the configs.")
+
+
+def find(name: str) -> Found:
+    """The recipe or the config of that name or path."""
+    for search in (find_config, find_recipe):
+        try:
+            return search(name)
+        except ConfigError:
+            continue
+    near = did_you_mean(name, [row.name for row in (*RECIPES, *configs())])
+    raise ConfigError(f"There is no recipe or config {name!r}, and no such file.{near}\n`tune ls` lists them all.")
+
+
+def recipe_of(config: Found) -> Recipe | None:
+    """The recipe that a config is for: what the catalog says, else its `recipe:` key; None if neither does."""
+    if isinstance(config.row, Config):
+        return recipe_row(config.row.recipe)
+    name = _recipe_key(config.path)
+    if name is None:
+        return None
+    # Names only: a config is data, and must not be able to start a file of its own choice.
+    if row := recipe_row(name):
+        return row
+    near = did_you_mean(name, [row.name for row in RECIPES])
+    raise ConfigError(f"{config.path}: `recipe: {name}` is not one of the recipes.{near}\n`tune ls` lists them.")
+
+
+def check_pair(recipe: Found, config: Found) -> None:
+    """Refuses a registered recipe with a config that is for another method."""
+    if not isinstance(recipe.row, Recipe):
+        return
+    meant = recipe_of(config)
+    if meant and meant.method != recipe.row.method:
+        raise ConfigError(
+            f"The config {config.row.name if config.row else config.path} is for the recipe {meant.name}, "
+            f"not for {recipe.row.name}.\nRun: tune run {meant.name} --config ..."
+        )
+
+
+def _recipe_key(path: Path) -> str | None:
+    """The value of the top-level key `recipe`; a file that is no YAML is left for the config reader to refuse."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        return None
+    name = content.get("recipe") if isinstance(content, dict) else None
+    return None if name is None else str(name)
+
+
+def _local_file(name: str, suffixes: tuple[str, ...]) -> Path | None:
+    path = Path(name).expanduser()
+    candidates = (path, *(path.with_name(path.name + suffix) for suffix in suffixes)) if path.name else ()
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _without(name: str, prefix: str, suffixes: tuple[str, ...]) -> str:
+    name = name.removeprefix("./").removeprefix(prefix)
+    for suffix in suffixes:
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _is_inside(path: Path) -> bool:
+    return path.resolve().is_relative_to(recipes_root().resolve())

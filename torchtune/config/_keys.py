@@ -1,0 +1,190 @@
+"""Types of config keys, the check of one value against its type, and the check of a whole mapping against a schema."""
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from torchtune.config._problem import near
+
+
+class Component(dict):
+    """A mapping with ``_component_``: the dotted path of a function or class, and its arguments."""
+
+
+class Dotted(str):
+    """The dotted path of a function, as text."""
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """A number that is not below ``bound``."""
+
+    bound: float
+
+    def fault(self, value: float) -> str | None:
+        return None if value >= self.bound else f"at least {self.bound}"
+
+
+@dataclass(frozen=True)
+class Over:
+    """A number above ``bound``."""
+
+    bound: float
+
+    def fault(self, value: float) -> str | None:
+        return None if value > self.bound else f"more than {self.bound}"
+
+
+def inert(default: Any, why: str) -> Any:
+    """A key that is taken for compatibility and changes nothing; ``why`` says why not."""
+    return field(default=default, metadata={"inert": why})
+
+
+def later(default: Any, *off: Any, feature: str, instead: str | None = None) -> Any:
+    """A key of a feature that does not exist yet; only the values ``off`` are taken."""
+    return field(default=default, metadata={"off": off, "feature": feature, "instead": instead})
+
+
+Fault = tuple[str, str]  # (dotted key, message)
+
+
+def check_value(key: str, value: Any, kind: Any) -> tuple[Any, str | None]:
+    """The value as its type wants it (an int becomes a float where one is wanted), and what is wrong with it if anything."""
+    faults = []
+    for option in _options(kind):
+        found, fault = _check_one(value, option)
+        if fault is None:
+            return found, None
+        faults.append(fault)
+    wanted = " or ".join(dict.fromkeys(faults))
+    return value, f"{key} must be {wanted}, found {_show(value)}{_hint(value, kind)}"
+
+
+def _options(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _check_one(value: Any, kind: Any) -> tuple[Any, str | None]:
+    """(value, None) when it fits, else (value, what would fit)."""
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value, None
+    if origin is Annotated:
+        found, fault = _check_one(value, args[0])
+        limit = None if fault else args[1].fault(found)
+        return found, fault or (limit and f"{_NAMES[args[0]]} of {limit}") or None
+    if origin is Literal:
+        same = [a for a in args if type(a) is type(value) and a == value]
+        return value, None if same else "one of " + ", ".join(str(a) for a in args)
+    if origin is list:
+        return _check_list(value, args[0])
+    if kind is Component:
+        return value, None if isinstance(value, Mapping) else "a mapping with _component_"
+    if origin is not None or kind is Mapping:
+        return value, None if isinstance(value, Mapping) else "a mapping"
+    if kind in (type(None), None):
+        return value, None if value is None else "null"
+    if kind is float and type(value) is int:
+        return float(value), None
+    fits = type(value) is (str if kind is Dotted else kind) and not (kind is float and value != value)
+    return value, None if fits else _NAMES[kind]
+
+
+_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text", Dotted: "a dotted path"}
+
+
+def _check_list(value: Any, kind: Any) -> tuple[Any, str | None]:
+    if not isinstance(value, list | tuple) or not value:
+        return value, f"a list of {'components' if kind is Component else 'values'}"
+    for item in value:
+        _, fault = _check_one(item, kind)
+        if fault:
+            return value, f"a list in which each is {fault}"
+    return value, None
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if value is None:
+        return "null"
+    return repr(value) if len(repr(value)) < 80 else f"{repr(value)[:77]}..."
+
+
+def _hint(value: Any, kind: Any) -> str:
+    if not isinstance(value, str):
+        return ""
+    options = [a for o in _options(kind) for a in ((get_args(o)) if get_origin(o) is Literal else ())]
+    if bool in _options(kind):
+        options += ["True", "False"]
+    nullable = type(None) in _options(kind)
+    if value in ("None", "none", "NONE") and nullable:
+        return " (text; in YAML nothing is spelled null)"
+    return near(value, [str(o) for o in options]).replace(" Did", ". Did")
+
+
+def check_keys(schema: type, raw: Mapping[str, Any], free: set[str]) -> tuple[dict[str, Any], list[Fault], list[str]]:
+    """Values for the schema's fields, all faults, and notes on keys that are accepted but change nothing.
+
+    Args:
+        free: keys that are allowed although the schema lacks them, because some ``${...}`` refers to them.
+    """
+    from torchtune.config.schema import ELSEWHERE, contradictions
+
+    fields = {f.name: f for f in dataclasses.fields(schema)}
+    values: dict[str, Any] = {}
+    faults: list[Fault] = []
+    notes: list[str] = []
+    for key, value in raw.items():
+        if key in fields:
+            _take(fields[key], value, values, faults, notes)
+        elif key in ELSEWHERE:
+            notes.append(f"{key}: accepted, no effect: {ELSEWHERE[key]}")
+        elif key not in free:
+            faults.append((key, f"{key!r} is not a key of this recipe.{near(key, fields)}"))
+    for name, f in fields.items():
+        if name not in raw and f.default is MISSING and f.default_factory is MISSING:
+            faults.append((name, f"the config lacks {name!r}, which has no default"))
+    failed = {key.partition(".")[0] for key, _ in faults}
+    complete = {n: values[n] if n in values and n not in failed else default_of(f) for n, f in fields.items()}
+    faults += [(k, m) for k, m in contradictions(complete) if k.partition(".")[0] not in failed]
+    return values, faults, notes
+
+
+def _take(f: dataclasses.Field, value: Any, values: dict, faults: list[Fault], notes: list[str]) -> None:
+    values[f.name], fault = check_value(f.name, value, f.type)
+    if fault:
+        faults.append((f.name, fault))
+    elif "inert" in f.metadata:
+        notes.append(f"{f.name}: accepted, no effect: {f.metadata['inert']}")
+    elif "off" in f.metadata and value not in f.metadata["off"]:
+        instead = f" Use {f.metadata['instead']} instead." if f.metadata["instead"] else ""
+        message = f"{f.name}: {f.metadata['feature']} is not available; "
+        faults.append((f.name, f"{message}remove the key or set it to {_yaml(f.default)}.{instead}"))
+
+
+def default_of(f: dataclasses.Field) -> Any:
+    """A field's default, made anew; None for one that has none."""
+    if f.default_factory is not MISSING:
+        return f.default_factory()
+    return None if f.default is MISSING else f.default
+
+
+def optional_keys(schema: type) -> set[str]:
+    """Keys whose value may be null."""
+    return {f.name for f in dataclasses.fields(schema) if type(None) in _options(f.type)}
+
+
+def component_keys(schema: type) -> set[str]:
+    """Keys that hold a component or a list of them."""
+    return {f.name for f in dataclasses.fields(schema) if any(_is_component(o) for o in _options(f.type))}
+
+
+def _is_component(kind: Any) -> bool:
+    return kind is Component or (get_origin(kind) is list and get_args(kind)[0] is Component)
+
+
+def _yaml(value: Any) -> str:
+    return "null" if value is None else str(value)

@@ -1,0 +1,45 @@
+"""Alpaca-shaped instruction data: columns instruction, input (may be empty or absent) and output."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torchtune.data._messages import AlpacaToMessages
+from torchtune.datasets._packed import PackedDataset, pack_to_fit
+from torchtune.datasets._sft import SFTDataset
+
+
+def alpaca_dataset(
+    tokenizer: Any,
+    *,
+    source: str = "tatsu-lab/alpaca",
+    column_map: dict[str, str] | None = None,
+    train_on_input: bool = True,
+    packed: bool = False,
+    filter_fn: Callable | None = None,
+    split: str = "train",
+    **load_dataset_kwargs: Any,
+) -> SFTDataset | PackedDataset:
+    """Instructions and answers as in https://huggingface.co/datasets/tatsu-lab/alpaca, or own data of that shape.
+
+    Args:
+        source: a Hub dataset; a JSON, CSV or Parquet file; or ``json``, ``csv``, ``parquet`` with ``data_files=...``
+        column_map: the names that instruction, input and output have in the data, where they differ
+        train_on_input: False masks the prompt, so that only the answer is learnt
+        packed: fill sequences of ``tokenizer.max_seq_len`` with several samples each
+        filter_fn: which rows to keep
+        load_dataset_kwargs: see :class:`~torchtune.datasets.SFTDataset`
+    """
+    dataset = SFTDataset(
+        source=source,
+        message_transform=AlpacaToMessages(train_on_input=train_on_input, column_map=column_map),
+        model_transform=tokenizer,
+        filter_fn=filter_fn,
+        split=split,
+        **load_dataset_kwargs,
+    )
+    return pack_to_fit(dataset, tokenizer) if packed else dataset
+
+
+# https://huggingface.co/datasets/yahma/alpaca-cleaned: the same data with its known faults mended
+alpaca_cleaned_dataset = partial(alpaca_dataset, source="yahma/alpaca-cleaned")

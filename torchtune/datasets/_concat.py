@@ -1,0 +1,41 @@
+"""Several datasets as one, laid end to end."""
+
+import hashlib
+from bisect import bisect_right
+from itertools import accumulate
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from torchtune.datasets._packed import PackedDataset
+from torchtune.errors import ConfigError
+
+
+class ConcatDataset(Dataset):
+    """The samples of all the datasets, in their order; ``packed`` says whether they are packs.
+
+    Raises:
+        ConfigError: some of the datasets are packed and some are not
+    """
+
+    def __init__(self, datasets: list[Dataset]) -> None:
+        kinds = {isinstance(dataset, PackedDataset) or getattr(dataset, "packed", False) for dataset in datasets}
+        if len(kinds) != 1:
+            found = "packed and unpacked datasets" if kinds else "an empty list"
+            raise ConfigError(f"ConcatDataset needs datasets that are all packed or all not packed, found {found}")
+        self._datasets, self.packed = list(datasets), kinds.pop()
+        self._ends = list(accumulate(len(dataset) for dataset in datasets))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Any:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        index %= len(self)
+        which = bisect_right(self._ends, index)
+        return self._datasets[which][index - (self._ends[which - 1] if which else 0)]
+
+    def fingerprint(self) -> str:
+        """Changes with any of the datasets or their order."""
+        return hashlib.sha256("".join(dataset.fingerprint() for dataset in self._datasets).encode()).hexdigest()

@@ -1,0 +1,95 @@
+"""Datasets from the Hugging Face Hub, and whatever else the `datasets` package reads; nothing else imports it."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from torchtune.datasets._rows import Row
+from torchtune.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class HubRows:
+    """Rows of a table of the `datasets` package, which stay on the disk."""
+
+    is_local = False
+
+    def __init__(self, table: "Dataset", name: str, order: np.ndarray | None = None) -> None:
+        self._table, self._name = table, name
+        self._order = np.arange(len(table)) if order is None else order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, index: int) -> Row:
+        return self._table[int(self._order[index])]
+
+    def where(self, index: int) -> str:
+        return f"{self._name}, row {int(self._order[index])} (the first is 0)"
+
+    def select(self, indices: np.ndarray) -> "HubRows":
+        return HubRows(self._table, self._name, self._order[indices])
+
+    def fingerprint(self) -> str:
+        # The package's own hash of the data: https://huggingface.co/docs/datasets/about_cache#fingerprint
+        order = hashlib.sha256(self._order.astype(np.int64).tobytes()).hexdigest()
+        return f"{self._table._fingerprint}-{order}"
+
+
+def load_from_hub(source: str, split: Any, kwargs: Mapping[str, Any]) -> HubRows:
+    """The rows that `datasets.load_dataset` gives for these arguments.
+
+    Raises:
+        DataError: the dataset, a file of it or the split is not there or cannot be reached
+        ConfigError: an argument that `load_dataset` does not know
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    if kwargs.get("streaming"):
+        raise ConfigError("dataset.streaming: True has no length and no order to resume in; leave `streaming` out")
+    try:
+        table = load_dataset(source, split=split, **kwargs)
+    except TypeError as error:
+        raise ConfigError(f"dataset {source!r}: load_dataset does not accept these arguments: {error}") from error
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        raise DataError(_explain(source, split, error)) from error
+    if not len(table):
+        raise DataError(f"dataset {source!r}, split {split!r} has no rows")
+    return HubRows(table, f"{source}, split {split}")
+
+
+def _explain(source: str, split: Any, error: Exception) -> str:
+    from datasets.exceptions import DatasetNotFoundError
+
+    text = str(error).strip() or type(error).__name__
+    cause = error.__cause__ or error.__context__
+    if type(error).__name__ == "DatasetGenerationError" and cause is not None:
+        text = f"{text} {type(cause).__name__}: {cause}"
+    if "gated" in text:
+        advice = f"Ask for access on https://huggingface.co/datasets/{source} and log in with `hf auth login`."
+    elif isinstance(error, DatasetNotFoundError):
+        advice = (
+            "Check the name; if it is private, log in with `hf auth login`. Own files: source: json, data_files: ..."
+        )
+    elif isinstance(error, ConnectionError):
+        offline = "HF_HUB_OFFLINE is set. " if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
+        advice = f"{offline}The Hub cannot be reached. Own files need none: source: json, data_files: ..."
+    else:
+        advice = "Check `source`, `split` and `data_files`."
+    return f"dataset {source!r}, split {split!r}: {text[:600]} {advice}"
+
+
+def expand_home(data_files: Any) -> Any:
+    """``~`` resolved in every path of a ``data_files`` argument."""
+    if isinstance(data_files, Mapping):
+        return {split: expand_home(files) for split, files in data_files.items()}
+    if isinstance(data_files, str | Path):
+        return os.path.expanduser(data_files)
+    return [expand_home(file) for file in data_files]

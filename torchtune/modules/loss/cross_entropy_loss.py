@@ -1,0 +1,192 @@
+"""Cross-entropy over a large vocabulary without the [tokens, vocabulary] float32 matrix.
+
+The projection to the vocabulary is part of the loss: only hidden states whose label counts are projected, a block of the
+vocabulary at a time, in the model's dtype and in place. Sums run in float32. The label's own term is computed in float32
+from the hidden state, so that the gradient of a confident token, ``p - 1``, is not lost in rounding.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchtune.modules.loss.loss_types import SFTLoss
+
+# One block of exponentials should stay in a core's second-level cache; a GPU wants fewer, larger kernels.
+_BLOCK_BYTES = {"cpu": 5 << 19, "cuda": 1 << 29}
+# Exponentials are kept for backward up to this size, which saves projecting twice.
+_KEEP_BYTES = 256 << 20
+_SUM_SEGMENTS = 32  # bf16 sums are rounded per segment, then added in float32
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, ignore_index: int = -100) -> Tensor:
+    """Cross-entropy of ``hidden @ weight.T`` against ``targets``, summed over targets that count; a float32 scalar.
+
+    Args:
+        hidden: [..., D].
+        weight: [V, D], the output projection.
+        targets: [...], ids below V, or ``ignore_index``.
+    """
+    hidden, targets = hidden.flatten(0, -2), targets.flatten()
+    counted = (targets != ignore_index).nonzero().squeeze(1)
+    hidden, targets = hidden.index_select(0, counted), targets.index_select(0, counted)
+    if hidden.dtype == torch.float16:  # exponentials overflow float16 at 11
+        hidden, weight = hidden.float(), weight.float()
+    return _LinearCrossEntropy.apply(hidden, weight, targets)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """With logits x, label logit t and z = sum(exp(x)): loss = log(z) - t and d loss / d x = exp(x) / z - [label]."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        label_logits = (hidden.float() * weight.index_select(0, targets).float()).sum(-1)
+        keep = any(ctx.needs_input_grad) and hidden.shape[0] * weight.shape[0] * hidden.element_size() <= _KEEP_BYTES
+        shift = hidden.new_zeros(hidden.shape[0], 1)
+        z, blocks = _normaliser(hidden, weight, targets, label_logits, shift, keep)
+        if not ((z > 1e-30) & (z < 1e30)).all():  # beyond exp's range: measure from the largest logit instead
+            shift = _largest_logit(hidden, weight)
+            z, blocks = _normaliser(hidden, weight, targets, label_logits, shift, keep)
+        losses = z.log() + shift.squeeze(1).float() - label_logits
+        ctx.save_for_backward(hidden, weight, targets, z, shift, losses, *blocks)
+        return losses.sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        hidden, weight, targets, z, shift, losses, *blocks = ctx.saved_tensors
+        needs_hidden, needs_weight, _ = ctx.needs_input_grad
+        # Rows are scaled by grad / z on the small side of each product, never on the exponentials.
+        scale = (grad / z)[:, None]
+        label_terms = (torch.expm1(-losses) * z).to(hidden.dtype)[:, None]
+        scaled_hidden = (hidden.float() * scale).to(hidden.dtype)
+        grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if needs_hidden else None
+        grad_weight = torch.empty_like(weight) if needs_weight else None
+        for i, (start, end) in enumerate(_block_bounds(hidden, weight)):
+            block = blocks[i] if blocks else _exponentials(hidden, weight[start:end], shift)
+            _set_label_terms(block, targets - start, label_terms)
+            if grad_hidden is not None:
+                grad_hidden += block @ weight[start:end]
+            if grad_weight is not None:
+                torch.mm(block.t(), scaled_hidden, out=grad_weight[start:end])
+        if grad_hidden is not None:
+            grad_hidden = (grad_hidden * scale).to(hidden.dtype)
+        return grad_hidden, grad_weight, None
+
+
+def _block_bounds(hidden: Tensor, weight: Tensor) -> Iterator[tuple[int, int]]:
+    """Ranges of the vocabulary, a multiple of the segments long but for the last."""
+    rows, vocab = hidden.shape[0], weight.shape[0]
+    budget = _BLOCK_BYTES.get(hidden.device.type, _BLOCK_BYTES["cuda"])
+    width = max(budget // (max(rows, 1) * hidden.element_size()), 512) // _SUM_SEGMENTS * _SUM_SEGMENTS
+    return ((start, min(start + width, vocab)) for start in range(0, vocab, width))
+
+
+def _exponentials(hidden: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
+    block = hidden @ weight.t()
+    if shift.any():
+        block -= shift
+    return block.exp_()
+
+
+def _normaliser(
+    hidden: Tensor, weight: Tensor, targets: Tensor, label_logits: Tensor, shift: Tensor, keep: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """``sum(exp(x - shift))`` per row in float32 [n], and the blocks of exponentials if they are kept.
+
+    The label's own exponential enters in float32; its rounded one is taken out before the sum.
+    """
+    z = (label_logits - shift.squeeze(1).float()).exp()
+    nothing, blocks = hidden.new_zeros(hidden.shape[0], 1), []
+    for start, end in _block_bounds(hidden, weight):
+        block = _exponentials(hidden, weight[start:end], shift)
+        _set_label_terms(block, targets - start, nothing)
+        z += _row_sums(block)
+        if keep:
+            blocks.append(block)
+    return z, blocks
+
+
+def _set_label_terms(block: Tensor, column: Tensor, value: Tensor) -> None:
+    """Put value [n, 1] where a row's label lies in the block; without a host sync, so rows with none rewrite an entry."""
+    inside = ((column >= 0) & (column < block.shape[1]))[:, None]
+    column = column.clamp(0, block.shape[1] - 1)[:, None]
+    block.scatter_(1, column, torch.where(inside, value, block.gather(1, column)))
+
+
+def _row_sums(block: Tensor) -> Tensor:
+    rows, width = block.shape
+    if width % _SUM_SEGMENTS:
+        return block.sum(-1, dtype=torch.float32)
+    return block.view(rows, _SUM_SEGMENTS, width // _SUM_SEGMENTS).sum(1).sum(-1, dtype=torch.float32)
+
+
+def _largest_logit(hidden: Tensor, weight: Tensor) -> Tensor:
+    """[n, 1], in the dtype of ``hidden``."""
+    largest = hidden.new_full((hidden.shape[0], 1), -math.inf)
+    for start, end in _block_bounds(hidden, weight):
+        largest = torch.maximum(largest, (hidden @ weight[start:end].t()).amax(-1, keepdim=True))
+    return largest
+
+
+class LinearCrossEntropyLoss(nn.Module, SFTLoss):
+    """Mean cross-entropy of hidden states [B, S, D] against labels [B, S], the output projection included.
+
+    Args:
+        num_output_chunks: kept for old configs; the block size follows from the cache or memory that a block should fill.
+        ignore_index: label that does not count.
+        tp_enabled: refused; tensor parallelism is not part of this loss yet.
+        mask_ignored_tokens: kept for old configs; ignored positions are always left out before the projection.
+    """
+
+    def __init__(
+        self,
+        num_output_chunks: int = 8,
+        ignore_index: int = -100,
+        tp_enabled: bool = False,
+        mask_ignored_tokens: bool = True,
+    ) -> None:
+        super().__init__()
+        if tp_enabled:
+            raise ValueError("LinearCrossEntropyLoss: tp_enabled is not available; leave it out")
+        self.num_output_chunks, self.ignore_index = num_output_chunks, ignore_index
+        self.linear_projection: Any = None
+
+    def set_model_output(self, model: nn.Module) -> None:
+        """Take the model's output projection, and let the model return hidden states."""
+        model.skip_output_layer = True
+        self.linear_projection = model.output
+
+    def apply_compile_strategy(self, *args: Any, **kwargs: Any) -> "LinearCrossEntropyLoss":
+        """Itself: nearly all of its time is in matrix products, which compiling does not change."""
+        return self
+
+    def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Summed, not averaged, over targets that count."""
+        return linear_cross_entropy(outputs, self.linear_projection.weight, targets, ignore_index=self.ignore_index)
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.total(outputs, targets) / (targets != self.ignore_index).sum().clamp(min=1)
+
+
+class CEWithChunkedOutputLoss(nn.Module):
+    """Mean cross-entropy of logits that come as a list of pieces along the sequence; one piece is upcast at a time.
+
+    Args:
+        num_output_chunks: pieces the model is asked for, see ``TransformerDecoder.set_num_output_chunks``.
+    """
+
+    def __init__(self, num_output_chunks: int = 8, ignore_index: int = -100) -> None:
+        super().__init__()
+        self.num_output_chunks, self.ignore_index = num_output_chunks, ignore_index
+
+    def forward(self, logits: list[Tensor], labels: Tensor) -> Tensor:
+        """logits: pieces [B, S_i, V]; labels [B, S] -> scalar."""
+        pieces = labels.split([piece.shape[1] for piece in logits], dim=1)
+        total = sum(
+            F.cross_entropy(x.flatten(0, 1).float(), y.flatten(), ignore_index=self.ignore_index, reduction="sum")
+            for x, y in zip(logits, pieces, strict=True)
+        )
+        return total / (labels != self.ignore_index).sum().clamp(min=1)
