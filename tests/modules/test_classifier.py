@@ -34,7 +34,14 @@ def test_the_head_is_where_the_model_is():
 
 @pytest.mark.parametrize(
     "path",
-    ["os.system", "torch.hub.load", "torchtune.models.llama2.nn.Linear", "torchtune.training.set_seed", "llama2_7b", ""],
+    [
+        "os.system",
+        "torch.hub.load",
+        "torchtune.models.llama2.nn.Linear",
+        "torchtune.training.set_seed",
+        "llama2_7b",
+        "",
+    ],
 )
 def test_paths_outside_are_refused(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

@@ -95,7 +95,9 @@ def test_words_ruled_out_by_both_count_nothing(loss):
 def test_a_word_that_one_side_rules_out_keeps_it_finite(loss):
     student, teacher, labels = example()
     ruled_out = torch.tensor([0.0] * 10 + [float("-inf")])
-    assert loss(student + ruled_out, teacher, labels).isfinite() and loss(student, teacher + ruled_out, labels).isfinite()
+    assert (
+        loss(student + ruled_out, teacher, labels).isfinite() and loss(student, teacher + ruled_out, labels).isfinite()
+    )
 
 
 def test_another_ignore_index():

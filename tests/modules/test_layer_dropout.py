@@ -141,3 +141,16 @@ def test_the_wrapper_answers_for_its_layer():
     assert isinstance(layer, ModuleLayerDropoutWrapper) and layer.attn.num_heads == 2
     model.setup_caches(1, torch.float32)
     assert model.caches_are_enabled() and not hasattr(layer, "absent")
+
+
+def test_layers_that_are_recomputed_skip_alike_in_backward():
+    tokens, grads = torch.randint(0, 32, (8, 5)), []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        model = tiny_model()
+        prepare_layer_dropout(model.layers, 0.5)
+        for layer in model.layers:
+            layer.recompute = recompute
+        model(tokens).square().mean().backward()
+        grads.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*grads, rtol=0, atol=0)

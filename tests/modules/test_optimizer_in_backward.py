@@ -66,7 +66,7 @@ def test_state_goes_to_and_from_a_plain_optimizer():
 
     resumed = copy.deepcopy(plain)
     fresh = OptimizerInBackward(resumed.parameters(), torch.optim.AdamW, lr=9.0)
-    fresh.load_state_dict(reference.state_dict())
+    fresh.load_state_dict(copy.deepcopy(reference.state_dict()))
     assert losses(resumed, fresh) == losses(ours, in_backward) == losses(plain, reference)
 
 

@@ -23,10 +23,13 @@ _LOOPBACK = "127.0.0.1"
 def launch(options: Sequence[str], recipe: Path, arguments: Sequence[str]) -> int:
     """Runs the recipe as torchrun's options say and gives the exit code of the whole run on this machine."""
     torchrun = import_module("torch.distributed.run")
+    args = _torchrun_arguments(torchrun, options, recipe, arguments)
     with tempfile.TemporaryDirectory(prefix="tune-run-") as folder:
-        os.environ["TUNE_EXIT_DIR"] = folder
-        args = _torchrun_arguments(torchrun, options, recipe, arguments)
-        stopped, failures = _run(torchrun, args)
+        os.environ["TUNE_EXIT_DIR"] = folder  # for the workers, which inherit it
+        try:
+            stopped, failures = _run(torchrun, args)
+        finally:
+            del os.environ["TUNE_EXIT_DIR"]
         outcomes = read_records(Path(folder))
     if not stopped and not failures:
         return DONE
@@ -45,9 +48,19 @@ def _torchrun_arguments(
         args.training_script_args = [str(recipe), *arguments]
     if getattr(args, "shutdown_timeout", SHUTDOWN_SECONDS) is None:
         args.shutdown_timeout = SHUTDOWN_SECONDS
+    _check_counts(torchrun, args)
     _set_rendezvous(args)
     _set_threads(args)
     return args
+
+
+def _check_counts(torchrun: ModuleType, args: Namespace) -> None:
+    try:
+        torchrun.parse_min_max_nnodes(args.nnodes)
+        torchrun.determine_local_world_size(args.nproc_per_node)
+    except (ValueError, RuntimeError) as problem:
+        given = f"--nnodes {args.nnodes} --nproc_per_node {args.nproc_per_node}"
+        raise ConfigError(f"torchrun cannot start {given}: {problem}") from problem
 
 
 def _set_rendezvous(args: Namespace) -> None:
@@ -111,9 +124,10 @@ def _conclude(outcomes: Mapping[int, dict], failures: Mapping[int, object]) -> i
         if rank not in outcomes:
             outcome = _without_record(failure)
             found.append((outcome["weight"], outcome["time"], rank, outcome))
-    if not found:  # stopped by a signal before any process could say anything
+    if not found:
+        print("Stopped before any process had saved its state.", file=sys.stderr)
         return PEER_FAILED
-    weight, _, rank, outcome = min(found, key=lambda entry: entry[:3])
+    _, _, rank, outcome = min(found, key=lambda entry: entry[:3])
     if outcome["text"]:
         print(f"[rank {rank}] {outcome['text']}", file=sys.stderr, flush=True)
     return outcome["code"]
@@ -134,6 +148,8 @@ def _without_record(failure: object) -> dict:
     name = signal.Signals(-code).name
     text = f"Process {failure.pid} was killed by {name}."
     if name == "SIGKILL":
-        text += " If nobody did that, the machine ran out of memory (see `dmesg`): lower batch_size or use fewer processes."
+        text += (
+            " If nobody did that, the machine ran out of memory (see `dmesg`): use fewer processes or a smaller batch."
+        )
     weight = 2 if name == "SIGTERM" else 0
     return {"weight": weight, "code": PEER_FAILED, "time": when, "text": text}

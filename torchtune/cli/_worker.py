@@ -1,4 +1,4 @@
-"""One process of a run that `tune run` started through torchrun: `python -m torchtune.cli._worker recipe arguments...`."""
+"""One process of a run in several: `python -m torchtune.cli._worker recipe arguments...`, started by torchrun."""
 
 import os
 import sys

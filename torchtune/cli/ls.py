@@ -42,7 +42,5 @@ def _entry(recipe: Recipe) -> dict:
         "description": recipe.description,
         "path": str(root / recipe.file),
         "supports_distributed": recipe.supports_distributed,
-        "configs": {
-            config.name: str(root / config.file) for config in configs() if config.recipe == recipe.name
-        },
+        "configs": {config.name: str(root / config.file) for config in configs() if config.recipe == recipe.name},
     }

@@ -1,6 +1,5 @@
 """`tune run`: which recipe, which config and how many processes a command line asks for; then runs it."""
 
-import logging
 import os
 import runpy
 import sys
@@ -9,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from torchtune.cli import catalog
+from torchtune.cli._configs import allow, check_for_run
 from torchtune.cli._nearest import did_you_mean
+from torchtune.config import split_arguments
 from torchtune.errors import ConfigError
-
-log = logging.getLogger(__name__)
 
 USAGE = """\
 usage: tune run [TORCHRUN-OPTIONS] [RECIPE] --config CONFIG [KEY=VALUE ...] [~KEY ...] [--allow-component PKG]
@@ -21,7 +20,7 @@ Run a recipe. With any of torchrun's options it runs in several processes, else 
 
   RECIPE                 name (`tune ls`) or path of a recipe; may be left out when the config names it
   --config CONFIG        name (`tune ls`) or path of a config
-  KEY=VALUE              set a key of the config: batch_size=4, optimizer.lr=1e-5, model=torchtune.models.llama3.llama3_8b
+  KEY=VALUE              set a key: batch_size=4, optimizer.lr=1e-5, model=torchtune.models.llama3.llama3_8b
   ~KEY                   leave a key of the config out
   --allow-component PKG  trust this package in the config's `_component_` entries
 
@@ -99,7 +98,10 @@ def run(argv: Sequence[str]) -> None:
     arguments = line.arguments
     if config:
         catalog.check_pair(recipe, config)
-        _check_config(recipe, config, line)
+        schema = recipe.row.schema if isinstance(recipe.row, catalog.Recipe) else None
+        output_dir = check_for_run(config.path, arguments, schema, line.allowed)
+        if output_dir:
+            os.environ["TUNE_LOG_DIR"] = str(Path(output_dir) / "logs")
         arguments = ["--config", str(config.path), *arguments]
     if line.torchrun:
         from torchtune.cli._launch import launch
@@ -124,7 +126,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
     while rest and _torchrun_option(rest[0]):
         takes_value = TORCHRUN_OPTIONS[_torchrun_option(rest[0])] and "=" not in rest[0]
         if takes_value and len(rest) == 1:
-            raise ConfigError(f"{rest[0]} needs a value.")
+            raise ConfigError(f"{rest[0]} wants a value after it")
         line.torchrun += rest[: 1 + takes_value]
         del rest[: 1 + takes_value]
     if rest and not rest[0].startswith(("-", "~")) and ("=" not in rest[0] or Path(rest[0]).is_file()):
@@ -132,25 +134,8 @@ def parse(argv: Sequence[str]) -> CommandLine:
     elif rest and rest[0].startswith("-") and rest[0].split("=")[0] not in ("--config", "--allow-component"):
         near = did_you_mean(rest[0].split("=")[0], [f"--{name}" for name in TORCHRUN_OPTIONS])
         raise ConfigError(f"{rest[0]} is not an option of `tune run` or torchrun.{near}\n`tune run --help` lists them.")
-    _take_arguments(rest, line)
+    line.config, line.allowed, line.arguments = split_arguments(rest)
     return line
-
-
-def _take_arguments(rest: list[str], line: CommandLine) -> None:
-    """Sorts what follows the recipe's name; what is not ours is left for the recipe to read."""
-    while rest:
-        name, equals, value = rest[0].partition("=")
-        if name not in ("--config", "--allow-component"):
-            line.arguments.append(rest.pop(0))
-            continue
-        if not equals and len(rest) == 1:
-            raise ConfigError(f"{name} needs a value.")
-        value = value if equals else rest[1]
-        del rest[: 1 if equals else 2]
-        if name == "--config":
-            line.config = value
-        else:
-            line.allowed.append(value)
 
 
 def _torchrun_option(argument: str) -> str | None:
@@ -189,7 +174,7 @@ def _check_registered(row: catalog.Recipe, line: CommandLine, config: catalog.Fo
         raise ConfigError(f"The recipe {row.name} needs --config CONFIG, for example --config {names[-1]}.")
     late = [given for given in line.arguments if _torchrun_option(given)]
     if late:
-        raise ConfigError(f"{late[0]} is an option of torchrun: put it before the recipe, `tune run {late[0]} ... {row.name}`.")
+        raise ConfigError(f"{late[0]} is an option of torchrun: put it before the recipe.")
     if row.supports_distributed and not line.torchrun:
         _note(f"{row.name} runs in one process: no torchrun option is given, for example --nproc_per_node 2.")
     if line.torchrun and not row.supports_distributed:
@@ -207,16 +192,4 @@ def _prepare_environment(line: CommandLine) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     # The data loader forks; tokenizers would warn and switch its threads off anyway.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if line.allowed:
-        from torchtune.cli._configs import allow
-
-        allow(line.allowed)
-
-
-def _check_config(recipe: catalog.Found, config: catalog.Found, line: CommandLine) -> None:
-    from torchtune.cli._configs import check_for_run
-
-    schema = recipe.row.schema if isinstance(recipe.row, catalog.Recipe) else None
-    output_dir = check_for_run(config.path, line.arguments, schema)
-    if output_dir:
-        os.environ.setdefault("TUNE_LOG_DIR", str(Path(output_dir) / "logs"))
+    allow(line.allowed)

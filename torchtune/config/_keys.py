@@ -1,4 +1,4 @@
-"""Types of config keys, the check of one value against its type, and the check of a whole mapping against a schema."""
+"""Types of config keys, and the check of one value against its type."""
 
 import dataclasses
 import types
@@ -47,11 +47,8 @@ def later(default: Any, *off: Any, feature: str, instead: str | None = None) -> 
     return field(default=default, metadata={"off": off, "feature": feature, "instead": instead})
 
 
-Fault = tuple[str, str]  # (dotted key, message)
-
-
 def check_value(key: str, value: Any, kind: Any) -> tuple[Any, str | None]:
-    """The value as its type wants it (an int becomes a float where one is wanted), and what is wrong with it if anything."""
+    """(the value as its type wants it, as a float for an int where one is wanted; what is wrong with it, or None)."""
     faults = []
     for option in _options(kind):
         found, fault = _check_one(value, option)
@@ -125,46 +122,6 @@ def _hint(value: Any, kind: Any) -> str:
     return near(value, [str(o) for o in options]).replace(" Did", ". Did")
 
 
-def check_keys(schema: type, raw: Mapping[str, Any], free: set[str]) -> tuple[dict[str, Any], list[Fault], list[str]]:
-    """Values for the schema's fields, all faults, and notes on keys that are accepted but change nothing.
-
-    Args:
-        free: keys that are allowed although the schema lacks them, because some ``${...}`` refers to them.
-    """
-    from torchtune.config.schema import ELSEWHERE, contradictions
-
-    fields = {f.name: f for f in dataclasses.fields(schema)}
-    values: dict[str, Any] = {}
-    faults: list[Fault] = []
-    notes: list[str] = []
-    for key, value in raw.items():
-        if key in fields:
-            _take(fields[key], value, values, faults, notes)
-        elif key in ELSEWHERE:
-            notes.append(f"{key}: accepted, no effect: {ELSEWHERE[key]}")
-        elif key not in free:
-            faults.append((key, f"{key!r} is not a key of this recipe.{near(key, fields)}"))
-    for name, f in fields.items():
-        if name not in raw and f.default is MISSING and f.default_factory is MISSING:
-            faults.append((name, f"the config lacks {name!r}, which has no default"))
-    failed = {key.partition(".")[0] for key, _ in faults}
-    complete = {n: values[n] if n in values and n not in failed else default_of(f) for n, f in fields.items()}
-    faults += [(k, m) for k, m in contradictions(complete) if k.partition(".")[0] not in failed]
-    return values, faults, notes
-
-
-def _take(f: dataclasses.Field, value: Any, values: dict, faults: list[Fault], notes: list[str]) -> None:
-    values[f.name], fault = check_value(f.name, value, f.type)
-    if fault:
-        faults.append((f.name, fault))
-    elif "inert" in f.metadata:
-        notes.append(f"{f.name}: accepted, no effect: {f.metadata['inert']}")
-    elif "off" in f.metadata and value not in f.metadata["off"]:
-        instead = f" Use {f.metadata['instead']} instead." if f.metadata["instead"] else ""
-        message = f"{f.name}: {f.metadata['feature']} is not available; "
-        faults.append((f.name, f"{message}remove the key or set it to {_yaml(f.default)}.{instead}"))
-
-
 def default_of(f: dataclasses.Field) -> Any:
     """A field's default, made anew; None for one that has none."""
     if f.default_factory is not MISSING:
@@ -186,5 +143,6 @@ def _is_component(kind: Any) -> bool:
     return kind is Component or (get_origin(kind) is list and get_args(kind)[0] is Component)
 
 
-def _yaml(value: Any) -> str:
+def yaml_of(value: Any) -> str:
+    """A plain value as one writes it in YAML."""
     return "null" if value is None else str(value)

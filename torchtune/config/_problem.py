@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from torchtune.config._redact import redact_text
 from torchtune.errors import ConfigError
 
 COMMAND_LINE = "command line"
@@ -50,7 +51,7 @@ def place_of(key: str, positions: Positions) -> Place | None:
 
 def problem(key: str, message: str, positions: Positions, file: str | None = None) -> Problem:
     """A fault of ``key``; ``file`` is named alone when neither the key nor one around it has a place."""
-    place = place_of(key, positions)
+    place, message = place_of(key, positions), redact_text(message)
     return Problem(place.file if place else file, place.line if place else None, key, message)
 
 

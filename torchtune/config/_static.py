@@ -2,15 +2,11 @@
 
 import ast
 import inspect
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Literal
 
 from torchtune.config import _allow
+from torchtune.config._source import bindings, is_true, last_name, module_file, name_chain, sub_modules
 
 Kind = Literal["class", "function", "module", "other"]
 _P = inspect.Parameter
@@ -60,53 +56,6 @@ def module_length(parts: list[str]) -> int:
     return size
 
 
-def public_names(module: str) -> list[str]:
-    """Public functions, classes and re-exports of a module, by reading it; empty when it cannot be read."""
-    file = module_file(module)
-    return [n for n in _bindings(file, module) if not n.startswith(("_", "*"))] if file else []
-
-
-def sub_modules(package: str) -> list[str]:
-    """Names of the modules directly inside a package."""
-    file = module_file(package)
-    if file is None or file.name != "__init__.py":
-        return []
-    found = {p.stem if p.suffix == ".py" else p.name for p in file.parent.iterdir() if p.suffix == ".py" or p.is_dir()}
-    return sorted(n for n in found if not n.startswith("_"))
-
-
-def module_file(module: str) -> Path | None:
-    """The source file of a module (a folder for one without ``__init__``), or None. Imports nothing."""
-    return _module_file(module, os.getcwd())
-
-
-@lru_cache(maxsize=1024)
-def _module_file(module: str, cwd: str) -> Path | None:
-    top, *rest = module.split(".")
-    base = _top(top)
-    if base is None or (rest and not base.is_dir()):
-        return None
-    path = base.joinpath(*rest)
-    for file in (path / "__init__.py", path.with_name(path.name + ".py") if rest else path):
-        if file.is_file():
-            return file
-    return path if path.is_dir() else None
-
-
-def _top(top: str) -> Path | None:
-    if (local := _allow.local_root(top)) is not None:
-        return local
-    try:
-        spec = find_spec(top)
-    except (ValueError, ImportError):
-        return None
-    if spec is None:
-        return None
-    if spec.submodule_search_locations:
-        return Path(next(iter(spec.submodule_search_locations)))
-    return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
-
-
 def _find(module: str, names: tuple[str, ...], seen: frozenset) -> Definition | None:
     if not names:
         return Definition(module, "", "module")
@@ -116,7 +65,7 @@ def _find(module: str, names: tuple[str, ...], seen: frozenset) -> Definition | 
         return None
     seen = seen | {step}
     name, rest = names[0], names[1:]
-    bound = _bindings(file, module)
+    bound = bindings(file, module)
     if name in bound:
         return _follow(module, name, bound[name], rest, seen)
     if module_file(f"{module}.{name}") is not None:
@@ -146,15 +95,16 @@ def _follow(module: str, name: str, what: object, rest: tuple[str, ...], seen: f
         case ast.FunctionDef() | ast.AsyncFunctionDef():
             return Definition(module, name, "function", _function(what)) if not rest else None
         case ast.ClassDef():
-            return Definition(module, name, "class", _class(module, what, seen)) if not rest else _member(
-                module, what, rest)  # fmt: skip
+            if rest:
+                return _member(module, what, rest)
+            return Definition(module, name, "class", _class(module, what, seen))
         case ("from", source, original):
             if source == module and original == name:  # `from . import name` in a package means the sub-module
                 return _find(f"{module}.{name}", rest, seen)
             return _cross(source, (original, *rest), seen)
         case ("module", source):
             return _cross(source, rest, seen)
-        case ast.expr() if (chain := _chain(what)) is not None and chain != (name,):
+        case ast.expr() if (chain := name_chain(what)) is not None and chain != (name,):
             return _find(module, (*chain, *rest), seen)
         case ast.Call() if not rest and (reduced := _partial(module, what, seen)) is not None:
             return Definition(module, name, "function", reduced)
@@ -173,20 +123,20 @@ def _cross(source: str, names: tuple[str, ...], seen: frozenset) -> Definition |
 def _member(module: str, node: ast.ClassDef, rest: tuple[str, ...]) -> Definition | None:
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and (item.name,) == rest:
-            bound = {"classmethod", "staticmethod"} & {_last(d) for d in item.decorator_list}
+            bound = {"classmethod", "staticmethod"} & {last_name(d) for d in item.decorator_list}
             signature = _function(item, skip=0 if "staticmethod" in bound else 1, trusted=True) if bound else None
             return Definition(module, f"{node.name}.{item.name}", "function" if bound else "other", signature)
     return None
 
 
-# -- signatures ---------------------------------------------------------------------------------------------------------
+# -- signatures ------------------------------------------------------------------------------------
 
 _HARMLESS = {"deprecated", "lru_cache", "cache", "contextmanager", "no_grad", "inference_mode", "wraps", "final",
              "runtime_checkable", "record", "override", "skip_init"}  # fmt: skip
 
 
 def _function(node: ast.FunctionDef, skip: int = 0, trusted: bool = False) -> inspect.Signature | None:
-    if not trusted and not {_last(d) for d in node.decorator_list} <= _HARMLESS:
+    if not trusted and not {last_name(d) for d in node.decorator_list} <= _HARMLESS:
         return None
     a = node.args
     plain = [*a.posonlyargs, *a.args]
@@ -209,17 +159,19 @@ _PLAIN_BASES = {"object", "Protocol", "ABC", "Generic"}
 
 
 def _class(module: str, node: ast.ClassDef, seen: frozenset) -> inspect.Signature | None:
-    decorators = {_last(d) for d in node.decorator_list}
+    decorators = {last_name(d) for d in node.decorator_list}
     if "dataclass" in decorators:
         return _dataclass(module, node, seen)
-    if not decorators <= _HARMLESS or any(k.arg == "metaclass" and _last(k.value) != "ABCMeta" for k in node.keywords):
+    if not decorators <= _HARMLESS or any(
+        k.arg == "metaclass" and last_name(k.value) != "ABCMeta" for k in node.keywords
+    ):
         return None
     for wanted in ("__init__", "__new__"):
         for item in node.body:
             if isinstance(item, ast.FunctionDef) and item.name == wanted:
                 return _function(item, skip=1)
     for base in node.bases:
-        if _last(base) in _PLAIN_BASES:
+        if last_name(base) in _PLAIN_BASES:
             continue
         parent = _parent(module, base, seen)
         return _class(*parent, seen) if parent else None
@@ -227,7 +179,7 @@ def _class(module: str, node: ast.ClassDef, seen: frozenset) -> inspect.Signatur
 
 
 def _parent(module: str, base: ast.expr, seen: frozenset) -> tuple[str, ast.ClassDef] | None:
-    chain = _chain(base)
+    chain = name_chain(base)
     if chain is None or ("class", module, chain) in seen:
         return None
     try:
@@ -236,7 +188,7 @@ def _parent(module: str, base: ast.expr, seen: frozenset) -> tuple[str, ast.Clas
         return None
     if found is None or found.kind != "class":
         return None
-    node = _bindings(module_file(found.module), found.module).get(found.name)
+    node = bindings(module_file(found.module), found.module).get(found.name)
     return (found.module, node) if isinstance(node, ast.ClassDef) else None
 
 
@@ -245,7 +197,7 @@ def _dataclass(module: str, node: ast.ClassDef, seen: frozenset) -> inspect.Sign
         return _function(next(i for i in node.body if isinstance(i, ast.FunctionDef) and i.name == "__init__"), skip=1)
     fields: dict[str, inspect.Parameter] = {}
     for base in node.bases:
-        if _last(base) in _PLAIN_BASES:
+        if last_name(base) in _PLAIN_BASES:
             continue
         parent = _parent(module, base, seen)
         inherited = _class(*parent, seen) if parent else None
@@ -253,15 +205,17 @@ def _dataclass(module: str, node: ast.ClassDef, seen: frozenset) -> inspect.Sign
             return None
         fields |= inherited.parameters
     keyword_only = any(
-        isinstance(d, ast.Call) and any(k.arg == "kw_only" and _is_true(k.value) for k in d.keywords)
+        isinstance(d, ast.Call) and any(k.arg == "kw_only" and is_true(k.value) for k in d.keywords)
         for d in node.decorator_list
     )
     for item in node.body:
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and _last(item.annotation) != "ClassVar":
+        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+            continue
+        if last_name(item.annotation) != "ClassVar":
             given = item.value is not None
-            if isinstance(item.value, ast.Call) and _last(item.value) == "field":
+            if isinstance(item.value, ast.Call) and last_name(item.value) == "field":
                 words = {k.arg: k.value for k in item.value.keywords}
-                if "init" in words and not _is_true(words["init"]):
+                if "init" in words and not is_true(words["init"]):
                     continue
                 given = "default" in words or "default_factory" in words
             kind = _P.KEYWORD_ONLY if keyword_only else _P.POSITIONAL_OR_KEYWORD
@@ -270,8 +224,8 @@ def _dataclass(module: str, node: ast.ClassDef, seen: frozenset) -> inspect.Sign
 
 
 def _partial(module: str, call: ast.Call, seen: frozenset) -> inspect.Signature | None:
-    chain = _chain(call.args[0]) if call.args else None
-    if _last(call.func) != "partial" or chain is None or any(k.arg is None for k in call.keywords):
+    chain = name_chain(call.args[0]) if call.args else None
+    if last_name(call.func) != "partial" or chain is None or any(k.arg is None for k in call.keywords):
         return None
     try:
         found = _find(module, chain, seen)
@@ -289,103 +243,3 @@ def _partial(module: str, call: ast.Call, seen: frozenset) -> inspect.Signature 
             continue
         out.append(p.replace(kind=kind, default=GIVEN) if p.name in given else p.replace(kind=kind))
     return inspect.Signature(out)
-
-
-# -- names bound at the top level of a file -----------------------------------------------------------------------------
-
-
-def _bindings(file: Path, module: str) -> dict[str, object]:
-    if not file.is_file():
-        return {}
-    stat = file.stat()
-    return _read_bindings(str(file), module, stat.st_mtime_ns, stat.st_size)
-
-
-@lru_cache(maxsize=256)
-def _read_bindings(file: str, module: str, mtime: int, size: int) -> dict[str, object]:
-    try:
-        tree = ast.parse(Path(file).read_bytes())
-    except (SyntaxError, ValueError, RecursionError):
-        return {"*dynamic": True}
-    package = module if file.endswith("__init__.py") else module.rpartition(".")[0]
-    out: dict[str, object] = {}
-    for statement, sure in _statements(tree.body):
-        for name, what in _bound_by(statement, package):
-            if name == "*":
-                out.setdefault("*", []).append(what)
-            elif name not in out or (sure and not _is_plain_value(what)):
-                out[name] = what
-    return out
-
-
-def _statements(body: list[ast.stmt], sure: bool = True) -> Iterator[tuple[ast.stmt, bool]]:
-    """Top-level statements, also inside if, try and with; a fallback branch does not replace what came first."""
-    for s in body:
-        yield s, sure
-        if isinstance(s, ast.If | ast.Try | ast.With):
-            yield from _statements(s.body, sure)
-            for handler in getattr(s, "handlers", []):
-                yield from _statements(handler.body, False)
-            yield from _statements(getattr(s, "orelse", []), isinstance(s, ast.Try) and sure)
-
-
-def _bound_by(s: ast.stmt, package: str) -> Iterator[tuple[str, object]]:
-    match s:
-        case ast.FunctionDef() | ast.AsyncFunctionDef():
-            if "overload" not in {_last(d) for d in s.decorator_list}:
-                yield s.name, s
-        case ast.ClassDef():
-            yield s.name, s
-        case ast.ImportFrom():
-            source = _absolute(s, package)
-            for alias in s.names:
-                yield ("*", source) if alias.name == "*" else (alias.asname or alias.name, ("from", source, alias.name))
-        case ast.Import():
-            for alias in s.names:
-                top = alias.name if alias.asname else alias.name.partition(".")[0]
-                yield alias.asname or top, ("module", top)
-        case ast.Assign():
-            for target in s.targets:
-                if isinstance(target, ast.Name):
-                    yield target.id, s.value
-                elif isinstance(target, ast.Tuple | ast.List):
-                    yield from ((t.id, None) for t in target.elts if isinstance(t, ast.Name))
-        case ast.AnnAssign(target=ast.Name(), value=ast.expr()):
-            yield s.target.id, s.value
-        case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Call(func=ast.Name(id="globals"))))):
-            yield "*dynamic", True
-        case ast.For() | ast.While():
-            yield "*dynamic", True  # a loop at the top level often fills globals()
-
-
-def _absolute(s: ast.ImportFrom, package: str) -> str:
-    if not s.level:
-        return s.module or ""
-    parts = package.split(".")
-    base = parts[: len(parts) - s.level + 1]
-    return ".".join([*base, s.module] if s.module else base)
-
-
-def _is_plain_value(what: object) -> bool:
-    return what is None or (isinstance(what, ast.expr) and not isinstance(what, ast.Name | ast.Attribute | ast.Call))
-
-
-def _is_true(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is True
-
-
-def _chain(node: ast.expr) -> tuple[str, ...] | None:
-    """``a.b.c`` as names, or None for any other expression."""
-    if isinstance(node, ast.Name):
-        return (node.id,)
-    if isinstance(node, ast.Attribute) and (before := _chain(node.value)) is not None:
-        return (*before, node.attr)
-    return _chain(node.value) if isinstance(node, ast.Subscript) else None
-
-
-def _last(node: ast.expr) -> str:
-    """The last name of ``a.b.c``, of a call to it and of ``a.b.c[...]``."""
-    if isinstance(node, ast.Call):
-        return _last(node.func)
-    chain = _chain(node)
-    return chain[-1] if chain else ""

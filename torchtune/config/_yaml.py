@@ -89,7 +89,7 @@ def parse_value(text: str) -> Any:
         return _construct(root)
     except yaml.YAMLError as e:
         if text[0] in "[{\"'":
-            raise ConfigError(f"{getattr(e, 'problem', e)} in {text!r}") from None
+            raise ConfigError(f"the value opens {text[0]} and {getattr(e, 'problem', e)}") from None
         return text
 
 
@@ -173,7 +173,7 @@ def _line(node: yaml.Node) -> int:
 
 
 def _kind(node: yaml.Node) -> str:
-    return "a list" if isinstance(node, yaml.SequenceNode) else f"the single value {node.value[:40]!r}"
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
 
 
 def _explain(e: yaml.MarkedYAMLError, text: str) -> str:

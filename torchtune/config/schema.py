@@ -73,6 +73,8 @@ class TrainConfig:
     # Many processes
     fsdp_cpu_offload: bool = False
     fsdp_reshard_after_forward: bool = True
+    fsdp_prefetch_layers: Annotated[int, AtLeast(0)] = 1  # layers whose parameters are gathered ahead of time
+    fsdp_accumulate_unsharded: bool = False  # add up gradients over processes once per step: faster, more memory
     custom_sharded_layers: list[str] | None = None  # modules outside the layers that get a shard group of their own
     init_timeout_seconds: Seconds = 600.0  # how long the processes wait for each other at the start
     train_timeout_seconds: Seconds = 600.0  # how long a collective may take before the run fails
@@ -86,7 +88,7 @@ class TrainConfig:
 
     # Keys of torchtune's recipes that say something this library does anyway
     low_cpu_ram: bool = inert(False, "weights are always streamed, one tensor at a time")
-    memory_efficient_fsdp_wrap: bool = inert(False, "the embedding and the output always have shard groups of their own")
+    memory_efficient_fsdp_wrap: bool = inert(False, "the embedding and the output always have their own shard groups")
     fsdp: Mapping[str, Any] | None = inert(None, "use fsdp_cpu_offload and fsdp_reshard_after_forward")
     use_distributed_state_dict: bool = inert(False, "weights are always read straight into shards")
     use_flex: bool = inert(False, "the attention kernel is chosen by the mask")
@@ -193,7 +195,7 @@ def _selective(v: Values) -> tuple[str, str] | None:
     if v["ac_mode"] == "selective" and v["ac_option"] is None:
         return "ac_mode", "ac_mode: selective wants ac_option: n (recompute every n-th layer) or op (costly operations)"
     if v["ac_option"] is not None and v["ac_mode"] != "selective":
-        return "ac_option", f"ac_option is read only with ac_mode: selective, and ac_mode is {v['ac_mode'] or 'not set'}"
+        return "ac_option", f"ac_option is read only with ac_mode: selective, and ac_mode is {v['ac_mode'] or 'null'}"
     return None
 
 
@@ -215,7 +217,7 @@ def _kept(v: Values) -> tuple[str, str] | None:
     inner = node.get("keep_last_n_checkpoints") if isinstance(node, Mapping) else None
     if inner is not None and v["keep_last_n_checkpoints"] not in (None, inner):
         return "keep_last_n_checkpoints", (
-            f"keep_last_n_checkpoints is {v['keep_last_n_checkpoints']} here and {inner} under checkpointer; give it once"
+            f"keep_last_n_checkpoints is {v['keep_last_n_checkpoints']} here and {inner} under checkpointer"
         )
     if inner is not None and (not isinstance(inner, int) or isinstance(inner, bool) or inner < 1):
         return "checkpointer.keep_last_n_checkpoints", (

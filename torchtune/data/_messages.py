@@ -104,12 +104,11 @@ def mask_messages(messages: list[Message], masking_strategy: MaskingStrategy | s
         ConfigError: there is no such strategy.
     """
     strategy = check_masking_strategy(masking_strategy)
-    answers = [message for message in messages if message.role == "assistant"]
+    trained = [i for i, m in enumerate(messages) if m.role == "assistant" or strategy is MaskingStrategy.TRAIN_ON_ALL]
     if strategy is MaskingStrategy.TRAIN_ON_LAST:
-        answers = answers[-1:]
-    for message in messages:
-        trained = strategy is MaskingStrategy.TRAIN_ON_ALL or any(message is answer for answer in answers)
-        message.masked = not trained
+        trained = trained[-1:]
+    for index, message in enumerate(messages):
+        message.masked = index not in trained
 
 
 def check_masking_strategy(masking_strategy: MaskingStrategy | str) -> MaskingStrategy:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torchtune.data._messages import AlpacaToMessages
+from torchtune.data._message_transforms import AlpacaToMessages
 from torchtune.datasets._packed import PackedDataset, pack_to_fit
 from torchtune.datasets._sft import SFTDataset
 

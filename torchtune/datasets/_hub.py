@@ -75,9 +75,7 @@ def _explain(source: str, split: Any, error: Exception) -> str:
     if "gated" in text:
         advice = f"Ask for access on https://huggingface.co/datasets/{source} and log in with `hf auth login`."
     elif isinstance(error, DatasetNotFoundError):
-        advice = (
-            "Check the name; if it is private, log in with `hf auth login`. Own files: source: json, data_files: ..."
-        )
+        advice = "Check the name; if private, log in with `hf auth login`. Own files: source: json, data_files: ..."
     elif isinstance(error, ConnectionError):
         offline = "HF_HUB_OFFLINE is set. " if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
         advice = f"{offline}The Hub cannot be reached. Own files need none: source: json, data_files: ..."

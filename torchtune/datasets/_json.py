@@ -69,9 +69,9 @@ def _index_lines(path: Path) -> IndexedJson:
         for line, raw in enumerate(file, 1):
             digest.update(raw)
             skip = len(_BOM) if line == 1 and raw.startswith(_BOM) else 0
-            if raw[skip:].strip():
-                _parse(raw[skip:], rows, line)
-                rows.add(start + skip, len(raw) - skip, line)
+            if content := raw[skip:].rstrip():
+                _parse(content, rows, line)
+                rows.add(start + skip, len(content), line)
             start += len(raw)
     return _finished(rows, digest.hexdigest())
 

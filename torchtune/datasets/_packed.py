@@ -131,8 +131,8 @@ def _flatten(ds: Dataset, longest: int | None, limit: int | None) -> tuple[np.nd
         if not (targets[1:] != CROSS_ENTROPY_IGNORE_IDX).any():
             dropped += 1
             continue
-        tokens.frombytes(ids.data)
-        labels.frombytes(targets.data)
+        tokens.frombytes(ids.tobytes())
+        labels.frombytes(targets.tobytes())
         lengths.append(len(ids))
         if limit is not None and len(tokens) >= limit:
             break

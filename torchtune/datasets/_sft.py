@@ -13,10 +13,9 @@ from torchtune.data._collate import CROSS_ENTROPY_IGNORE_IDX
 from torchtune.datasets._rows import Row, Rows
 from torchtune.datasets._source import load_rows
 from torchtune.errors import ConfigError, DataError
+from torchtune.modules.transforms import Transform
 
 _log = logging.getLogger(__name__)
-
-Transform = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 # What a transform raises when a row does not have the shape it reads; anything else is not the row's fault.
 _ROW_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError)
@@ -24,7 +23,7 @@ _ERRORS_SHOWN = 5
 _ERRORS_COUNTED = 100
 
 
-class SFTTransform:
+class SFTTransform(Transform):
     """Row to ``tokens``, ``mask`` and ``labels``, by way of messages.
 
     Args:
@@ -64,8 +63,7 @@ class SFTDataset(Dataset):
 
     Args:
         source: ``json``, ``csv`` or ``parquet`` with ``data_files=...``, a path to such a file, or a Hub dataset
-        message_transform: row to a dict with ``messages``. Columns that it lists in an attribute
-            ``required_columns`` must be there and not null in every row.
+        message_transform: row to a dict with ``messages``
         model_transform: usually the tokenizer: adds ``tokens`` and ``mask``
         filter_fn: which rows to keep: row to bool
         filter_kwargs: arguments of ``datasets.Dataset.filter``: ``fn_kwargs``, ``with_indices``, ``input_columns``
@@ -110,12 +108,11 @@ class SFTDataset(Dataset):
     def _messages(self, index: int) -> Mapping[str, Any]:
         row = self._rows[index]
         try:
-            _check_columns(row, getattr(self._message_transform, "required_columns", ()))
-            sample = self._message_transform(row)
-            _check_messages(sample.get("messages", ()))
+            return self._message_transform(row)
+        except ConfigError:
+            raise  # an argument of the transform is wrong, and no row
         except _ROW_ERRORS as error:
             raise DataError(f"{self._rows.where(index)}: {_explain(row, error, self._message_transform)}") from error
-        return sample
 
     def _check_rows(self, indices: range) -> None:
         errors: list[DataError] = []
@@ -164,34 +161,16 @@ def _predicate(filter_fn: Callable, **options: Any) -> Callable[[Row, int], bool
     return keeps
 
 
-def _check_columns(row: Row, required: tuple[str, ...]) -> None:
-    for column in required:
-        if row[column] is None:
-            raise ValueError(f"column {column!r} is null; expected text")
-
-
-def _check_messages(messages: Any) -> None:
-    for message in messages:
-        parts = message.content if isinstance(message.content, list) else [{"type": "text", "content": message.content}]
-        for part in parts:
-            if part["type"] == "text" and not isinstance(part["content"], str):
-                kind = "null" if part["content"] is None else type(part["content"]).__name__
-                raise TypeError(f"the {message.role} message must be text, found {kind}")
-
-
 def _explain(row: Row, error: Exception, transform: Transform) -> str:
-    """What is wrong with a row, and where a column is missing, which one may be meant."""
+    """What is wrong with a row and, where a column is missing, which one may be meant."""
+    column_map = getattr(transform, "column_map", None) or {}
+    wanted = set(column_map.values())
+    text = str(error) or type(error).__name__
     if isinstance(error, KeyError) and error.args and error.args[0] not in row:
-        return _missing_column(str(error.args[0]), row, transform)
-    nulls = [column for column, value in row.items() if value is None]
-    note = f" (null in this row: {', '.join(nulls)})" if nulls and "null" not in str(error) else ""
-    return f"{error or type(error).__name__}{note}"
-
-
-def _missing_column(column: str, row: Row, transform: Transform) -> str:
-    near = difflib.get_close_matches(column, list(row), n=1)
-    mapping = getattr(transform, "column_map", None) or getattr(transform, "_column_map", None)
-    used = f"column_map is {dict(mapping)}" if mapping else f"say column_map: {{{column}: <its name here>}}"
-    return f"no column {column!r}; the columns are {', '.join(map(str, row))}" + (
-        f". Is it {near[0]!r}? {used}" if near else f". {used}"
-    )
+        wanted.add(error.args[0])
+        text = f"no column {error.args[0]!r}; the columns are {', '.join(map(repr, row))}"
+    near = {name: difflib.get_close_matches(str(name), map(str, row), n=1) for name in sorted(wanted - row.keys())}
+    hints = [f"nearest to {name!r} is {found[0]!r}" for name, found in near.items() if found]
+    if near and column_map:
+        hints.append(f"column_map is {dict(column_map)}")
+    return "; ".join([text, *hints])

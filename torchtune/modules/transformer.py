@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from torchtune.modules.attention import MultiHeadAttention
 from torchtune.modules.tied_linear import TiedLinear
@@ -14,9 +13,6 @@ from torchtune.modules.tied_linear import TiedLinear
 
 class TransformerSelfAttentionLayer(nn.Module):
     """Pre-norm layer: ``h = x + sa_scale(attn(sa_norm(x)))``, then the same around the feed-forward; [B, S, D] -> [B, S, D].
-
-    With ``recompute`` set, the layer keeps only its input in training and runs again in backward. It is an attribute and
-    not a wrapper module, so that no parameter's name changes.
 
     Args:
         sa_scale: applied to the attention's output before it is added; None for none. Likewise ``mlp_scale``.
@@ -38,7 +34,6 @@ class TransformerSelfAttentionLayer(nn.Module):
         self.attn, self.mlp, self.mask_mod = attn, mlp, mask_mod
         self.sa_norm, self.mlp_norm = sa_norm or nn.Identity(), mlp_norm or nn.Identity()
         self.sa_scale, self.mlp_scale = sa_scale or nn.Identity(), mlp_scale or nn.Identity()
-        self.recompute = False
 
     def setup_caches(
         self, batch_size: int, dtype: torch.dtype, *, encoder_max_seq_len: int | None, decoder_max_seq_len: int
@@ -103,7 +98,6 @@ class TransformerDecoder(nn.Module):
         self.skip_output_layer, self.num_output_chunks = False, 0
         self.encoder_max_cache_seq_len: int | None = None
         self.decoder_max_cache_seq_len: int | None = None
-        self.recompute_context_fn: Callable[[], tuple[Any, Any]] | None = None
 
     @property
     def is_tied(self) -> bool:
@@ -178,9 +172,7 @@ class TransformerDecoder(nn.Module):
         for i, layer in enumerate(self.layers):
             if i in self.output_hidden_states:
                 hidden.append(h)
-            h = self._run(
-                layer, h, mask=mask, encoder_input=encoder_input, encoder_mask=encoder_mask, input_pos=input_pos
-            )
+            h = layer(h, mask=mask, encoder_input=encoder_input, encoder_mask=encoder_mask, input_pos=input_pos)
         if len(self.layers) in self.output_hidden_states:
             hidden.append(h)
         output = self.unembed(h)
@@ -196,12 +188,6 @@ class TransformerDecoder(nn.Module):
     def chunked_output(self, last_hidden_state: Tensor) -> list[Tensor]:
         """Logits of pieces of the sequence, each [B, about S / num_output_chunks, V], in the model's dtype."""
         return [self.output(piece) for piece in last_hidden_state.tensor_split(self.num_output_chunks, dim=1)]
-
-    def _run(self, layer: nn.Module, h: Tensor, **inputs: Tensor | None) -> Tensor:
-        if not (self.training and getattr(layer, "recompute", False) and torch.is_grad_enabled()):
-            return layer(h, **inputs)
-        context = {} if self.recompute_context_fn is None else {"context_fn": self.recompute_context_fn}
-        return checkpoint(layer, h, use_reentrant=False, **context, **inputs)
 
     def _check_length(self, seq_len: int) -> None:
         longest = self.decoder_max_cache_seq_len if self.caches_are_enabled() else self.max_seq_len

@@ -1,4 +1,4 @@
-"""Activations that wait for backward in the CPU's memory: copied out after use, and back shortly before they are needed."""
+"""Activations that wait for backward in the CPU's memory: copied out after use, back before it is needed."""
 
 import contextlib
 import logging
@@ -42,11 +42,14 @@ class OffloadActivations(saved_tensors_hooks):
         super().__init__(self._pack, self._unpack)
 
     def _pack(self, tensor: Tensor) -> "Tensor | _Offloaded":
-        if tensor.device.type == "cpu" or tensor.nbytes < self._min_bytes or _is_parameter(tensor):
+        if self._stays(tensor):
             return tensor
         offloaded = _Offloaded(self._copy_out(tensor), tensor.device, self._last)
         self._last = weakref.ref(offloaded)
         return offloaded
+
+    def _stays(self, tensor: Tensor) -> bool:
+        return _is_on_cpu(tensor) or tensor.nbytes < self._min_bytes or _is_parameter(tensor)
 
     def _unpack(self, packed: "Tensor | _Offloaded") -> Tensor:
         if isinstance(packed, Tensor):
@@ -140,6 +143,10 @@ def _keep_in_place(module: nn.Module) -> None:
 
     module.register_forward_pre_hook(enter)
     module.register_forward_hook(lambda *_: active.pop().__exit__(None, None, None), always_call=True)
+
+
+def _is_on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
 
 
 def _is_parameter(tensor: Tensor) -> bool:

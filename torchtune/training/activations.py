@@ -32,7 +32,7 @@ def apply_selective_activation_checkpointing(model: nn.Module, ac_mode: str, ac_
 
 
 def checkpoint_wrapper(module: nn.Module, ac_mode: str, ac_style: int | str | None) -> nn.Module:
-    """``module`` itself, changed to run again in backward: fully, or with ``("selective", "op")`` keeping costly results."""
+    """``module`` itself, changed to run again in backward; ``("selective", "op")`` keeps costly results."""
     by_operation = ac_mode == "selective" and ac_style == "op"
     return recompute_in_backward(module, **({"context_fn": keep_costly_operations} if by_operation else {}))
 
@@ -50,7 +50,7 @@ def recompute_in_backward(module: nn.Module, **kwargs: Any) -> nn.Module:
 
 
 def keep_costly_operations() -> tuple[Any, Any]:
-    """Contexts for one forward and its repetition in which attention and every second matrix product are not repeated."""
+    """Contexts of a forward and its repetition that keep attention and every second matrix product."""
     return create_selective_checkpoint_contexts(_policy())
 
 

@@ -16,7 +16,7 @@ def get_cosine_schedule_with_warmup(
     num_cycles: float = 0.5,
     last_epoch: int = -1,
 ) -> LambdaLR:
-    """Rises in a line from 0 to the optimizer's rate, then follows ``(1 + cos(2 pi num_cycles progress)) / 2``, never below 0.
+    """Rises in a line from 0 to the optimizer's rate, then falls along a cosine.
 
     Cosine annealing: https://arxiv.org/abs/1608.03983, equation 5.
 
@@ -29,7 +29,7 @@ def get_cosine_schedule_with_warmup(
     def factor(step: int) -> float:
         if step < num_warmup_steps:
             return step / max(1, num_warmup_steps)
-        progress = _progress(step, num_warmup_steps, num_training_steps)
+        progress = (step - num_warmup_steps) / max(1, num_training_steps - num_warmup_steps)
         return max(0.0, 0.5 * (1.0 + math.cos(2.0 * math.pi * num_cycles * progress)))
 
     return LambdaLR(optimizer, factor, last_epoch)
@@ -47,7 +47,7 @@ def get_linear_schedule_with_warmup(
     def factor(step: int) -> float:
         if step < num_warmup_steps:
             return step / max(1, num_warmup_steps)
-        return max(0.0, 1.0 - _progress(step, num_warmup_steps, num_training_steps))
+        return max(0.0, (num_training_steps - step) / max(1, num_training_steps - num_warmup_steps))
 
     return LambdaLR(optimizer, factor, last_epoch)
 
@@ -61,7 +61,7 @@ def get_constant_schedule_with_warmup(
         num_training_steps: not needed; accepted because a recipe gives it to every schedule.
         last_epoch: number of the last step taken, to go on from; -1 starts.
     """
-    return LambdaLR(optimizer, lambda step: min(1.0, step / max(1, num_warmup_steps)), last_epoch)
+    return LambdaLR(optimizer, lambda step: min(1.0, step / num_warmup_steps) if num_warmup_steps else 1.0, last_epoch)
 
 
 def get_lr(optimizer: Optimizer | OptimizerInBackwardWrapper) -> float:
@@ -78,7 +78,3 @@ def get_lr(optimizer: Optimizer | OptimizerInBackwardWrapper) -> float:
     if len(rates) != 1:
         raise ConfigError(f"the parameter groups have different learning rates: {sorted(rates)}")
     return rates.pop()
-
-
-def _progress(step: int, num_warmup_steps: int, num_training_steps: int) -> float:
-    return (step - num_warmup_steps) / max(1, num_training_steps - num_warmup_steps)

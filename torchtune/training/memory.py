@@ -105,7 +105,8 @@ class OptimizerInBackwardWrapper:
         Raises:
             CheckpointError: it is for other parameters.
         """
-        missing, unexpected = self.optim_map.keys() - optim_ckpt_map.keys(), optim_ckpt_map.keys() - self.optim_map.keys()
+        missing = self.optim_map.keys() - optim_ckpt_map.keys()
+        unexpected = optim_ckpt_map.keys() - self.optim_map.keys()
         if missing or unexpected:
             raise CheckpointError(
                 f"the optimizer state is for other parameters: missing {sorted(missing)[:5]}, "

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from torchtune.training.distributed import local_rows, whole
+from torchtune.training.distributed import whole
 
 
 class InBackward(Optimizer):
@@ -100,23 +100,7 @@ class LossScaler:
         self.scale, self.good_steps = state["scale"], int(state["good_steps"])
 
 
-def named_state(model: nn.Module, optimizer: Optimizer) -> dict[str, dict[str, Any]]:
-    """The optimizer's state by parameter name."""
-    state = optimizer.state
-    return {name: state[p] for name, p in model.named_parameters() if p in state}
-
-
 def hyperparameters(optimizer: Optimizer) -> list[dict[str, Any]]:
     """What an optimizer keeps per group besides the parameters: learning rate, betas and so on."""
     return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
 
-
-__all__ = [
-    "InBackward",
-    "LossScaler",
-    "gradient_norm",
-    "hyperparameters",
-    "local_rows",
-    "named_state",
-    "scale_gradients",
-]

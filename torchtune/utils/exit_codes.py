@@ -8,8 +8,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import TypeVar
 
 from torchtune.errors import OUT_OF_MEMORY, PEER_FAILED, CheckpointError, ConfigError, TuneError
@@ -28,6 +29,8 @@ _MEMORY_ADVICE = (
     "Lower batch_size (and raise gradient_accumulation_steps), shorten tokenizer.max_seq_len, or set\n"
     "enable_activation_checkpointing=True, then enable_activation_offloading=True and optimizer_in_bwd=True."
 )
+
+_LAUNCHER_FILES = (__file__, str(Path(__file__).parents[1] / "cli"), "<frozen runpy>")
 
 T = TypeVar("T")
 
@@ -56,7 +59,7 @@ def ending(log_dir: str | Path | None = None) -> Iterator[None]:
     Blocks may be nested: the innermost one reports, the outer ones let its exit pass.
 
     Args:
-        log_dir: gets `error_rank<r>.log` with the whole traceback; None means the folder that `TUNE_LOG_DIR` names, if any.
+        log_dir: gets `error_rank<r>.log` with the whole traceback; None means the folder in `TUNE_LOG_DIR`, if any.
     """
     try:
         yield
@@ -99,14 +102,16 @@ def _record(code: int, text: str) -> bool:
     if path.exists() and json.loads(path.read_text())["code"] != DONE:
         return True  # an inner block has said more
     partial = path.with_suffix(".part")
-    with suppress(FileNotFoundError):  # the launcher is gone, and its folder with it
+    try:
         partial.write_text(json.dumps({"code": code, "text": text, "time": time.time()}))
         partial.replace(path)
+    except OSError:  # the launcher is gone and its folder with it, or the disk is full: say it here
+        return False
     return True
 
 
 def _report(error: BaseException, code: int, log_dir: str | Path | None) -> str:
-    trace = "".join(traceback.format_exception(error)).rstrip()
+    trace = "".join(traceback.format_exception(type(error), error, _own_part(error.__traceback__))).rstrip()
     where = _write_log(trace, log_dir)
     if os.environ.get("TUNE_TRACEBACK") == "1":
         return trace
@@ -116,7 +121,17 @@ def _report(error: BaseException, code: int, log_dir: str | Path | None) -> str:
     room = MAX_LINES - 2
     if len(lines) > room:
         lines[room:] = [f"... and {len(lines) - room} more lines."]
-    return "\n".join([*lines, where or "(TUNE_TRACEBACK=1 shows the traceback.)"])
+    if code != ConfigError.exit_code or where:  # the place of a fault in a config is in its message
+        lines.append(where or "(TUNE_TRACEBACK=1 shows the traceback.)")
+    return "\n".join(lines)
+
+
+def _own_part(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback without the frames that lead to the user's file."""
+    inner = trace
+    while inner and inner.tb_frame.f_code.co_filename.startswith(_LAUNCHER_FILES):
+        inner = inner.tb_next
+    return inner or trace
 
 
 def _message(error: BaseException, code: int) -> str:

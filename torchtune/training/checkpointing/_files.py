@@ -11,7 +11,9 @@ from torchtune.training.checkpointing._io import read_json
 CheckpointFiles = str | Sequence[str] | Mapping[str, str] | None
 
 _PART = re.compile(r"^(?P<stem>.*?)-(?P<number>\d+)-of-(?P<count>\d+)(?P<suffix>\.\w+)$")
-_NOT_WEIGHTS = re.compile(r"^(adapter|optimizer|training_args|scheduler|rng|rng_state|scaler|recipe_state)\b|^adapter_|^\.")
+_NOT_WEIGHTS = re.compile(
+    r"^(adapter|optimizer|training_args|scheduler|rng|rng_state|scaler|recipe_state)\b|^adapter_|^\."
+)
 
 
 @dataclass
@@ -29,7 +31,7 @@ class FormattedCheckpointFiles:
     def __post_init__(self) -> None:
         if self.filename_format.count("{}") != 2:
             raise ConfigError(
-                f"filename_format {self.filename_format!r} needs exactly two {{}}, for the file's number and the count, "
+                f"filename_format {self.filename_format!r} needs exactly two {{}}, for the number and the count, "
                 "as in 'model-{}-of-{}.safetensors'"
             )
         if not str(self.max_filename).isdigit():
@@ -85,8 +87,8 @@ def named_files(folder: Path, files: CheckpointFiles) -> list[Path]:
     if absent:
         there = sorted(p.name for p in folder.iterdir() if p.is_file())[:20]
         raise CheckpointError(
-            f"checkpoint_files names {', '.join(absent[:5])}, which {folder} does not have ({len(absent)} of {len(names)} "
-            f"absent). It has {', '.join(there) or 'no files'}. Leave checkpoint_files out to use what is there."
+            f"checkpoint_files names {', '.join(absent[:5])}, which {folder} does not have "
+            f"({len(absent)} of {len(names)} absent). It has {', '.join(there) or 'no files'}. Leave checkpoint_files out to use what is there."
         )
     return paths
 
@@ -104,7 +106,10 @@ def find_hf_files(folder: Path) -> list[Path]:
     Raises:
         CheckpointError: there are none, or some of a set are absent.
     """
-    for pattern, index in (("*.safetensors", "model.safetensors.index.json"), ("*.bin", "pytorch_model.bin.index.json")):
+    for pattern, index in (
+        ("*.safetensors", "model.safetensors.index.json"),
+        ("*.bin", "pytorch_model.bin.index.json"),
+    ):
         if (folder / index).is_file():
             return _indexed_files(folder / index, pattern[1:])
         found = _weights(folder, pattern)
@@ -161,13 +166,14 @@ def _indexed_files(index: Path, suffix: str) -> list[Path]:
     for name in names:
         if not re.fullmatch(r"[\w][\w.\-+ ]*", name) or not name.endswith(suffix):
             raise CheckpointError(
-                f"{index} names {name!r}; only plain names of {suffix} files beside it are read. The index may be malicious."
+                f"{index} names {name!r}; only plain names of {suffix} files beside it are read. "
+                "The index may be malicious."
             )
     absent = [n for n in names if not (index.parent / n).is_file()]
     if absent:
         raise CheckpointError(
-            f"{index.parent} lacks {', '.join(absent[:5])} ({len(absent)} of the {len(names)} files that {index.name} names); "
-            "the download may be incomplete"
+            f"{index.parent} lacks {', '.join(absent[:5])} ({len(absent)} of the {len(names)} files that "
+            f"{index.name} names); the download may be incomplete"
         )
     return [index.parent / n for n in names]
 
@@ -177,7 +183,9 @@ def _complete(paths: list[Path]) -> list[Path]:
     names = {p.name for p in paths}
     for part in filter(None, map(_PART.match, sorted(names))):
         width = len(part["count"])
-        wanted = [f"{part['stem']}-{i:0{width}}-of-{part['count']}{part['suffix']}" for i in range(1, int(part["count"]) + 1)]
+        wanted = [
+            f"{part['stem']}-{i:0{width}}-of-{part['count']}{part['suffix']}" for i in range(1, int(part["count"]) + 1)
+        ]
         absent = [n for n in wanted if n not in names]
         if absent:
             raise CheckpointError(

@@ -1,6 +1,6 @@
 """The safetensors format, read and written one tensor at a time.
 
-Layout: https://huggingface.co/docs/safetensors. Files are read, not mapped: a mapped file that shrinks kills the process.
+Layout: https://huggingface.co/docs/safetensors. Files are read, not mapped: a mapped file that shrinks kills a process.
 """
 
 import json
@@ -81,7 +81,9 @@ class SafetensorsFile:
         info = Info(tuple(int(n) for n in entry["shape"]), _DTYPES[entry["dtype"]])
         start, end = entry["data_offsets"]
         if start != expected_start or end - start != info.bytes or min(info.shape, default=0) < 0:
-            raise CheckpointError(f"{self.path} is corrupt: {name} {list(info.shape)} cannot lie at bytes {start}:{end}")
+            raise CheckpointError(
+                f"{self.path} is corrupt: {name} {list(info.shape)} cannot lie at bytes {start}:{end}"
+            )
         self.infos[name], self._starts[name] = info, start
         return end
 
@@ -113,7 +115,9 @@ def _read_header(path: Path) -> tuple[dict, int, int]:
         if first == b"version ":
             raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`")
         if len(first) < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
-            raise CheckpointError(f"{path} is truncated or not safetensors: {size:,} bytes, a header of {length:,} announced")
+            raise CheckpointError(
+                f"{path} is truncated or not safetensors: {size:,} bytes, a header of {length:,} announced"
+            )
         text = f.read(length)
     try:
         header = json.loads(text)
@@ -150,7 +154,12 @@ def write_safetensors(
         out.write(len(text).to_bytes(8, "little"))
         out.write(text)
         for (name, info), (came, tensor) in zip(infos.items(), tensors, strict=True):
-            assert (came, tuple(tensor.shape), tensor.dtype) == (name, info.shape, info.dtype), (came, tensor.shape, name, info)
+            assert (came, tuple(tensor.shape), tensor.dtype) == (name, info.shape, info.dtype), (
+                came,
+                tensor.shape,
+                name,
+                info,
+            )
             out.write(as_bytes(tensor))
     return out.record
 

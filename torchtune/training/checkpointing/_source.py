@@ -50,7 +50,9 @@ class Files:
             for name, info in file.infos.items():
                 if name in self.infos:
                     both = f"{self._file_of[name].path.name} and {file.path.name}"
-                    raise CheckpointError(f"{name} is in both {both} of {file.path.parent}; name the right ones in checkpoint_files")
+                    raise CheckpointError(
+                        f"{name} is in both {both} of {file.path.parent}; name the right ones in checkpoint_files"
+                    )
                 self.infos[name], self._file_of[name] = info, file
 
     def where(self, name: str) -> str:
@@ -96,7 +98,9 @@ class ModelParallelFiles:
         dim = self._dim(name)
         others = {tuple(n for i, n in enumerate(s) if i != dim) for s in shapes}
         if len(others) > 1:
-            raise CheckpointError(f"{self.where(name)}: the parts of {name} do not fit together: {[list(s) for s in shapes]}")
+            raise CheckpointError(
+                f"{self.where(name)}: the parts of {name} do not fit together: {[list(s) for s in shapes]}"
+            )
         return tuple(sum(s[i] for s in shapes) if i == dim else n for i, n in enumerate(shapes[0]))
 
     def where(self, name: str) -> str:

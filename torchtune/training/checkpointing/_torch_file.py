@@ -32,11 +32,13 @@ def load_torch_file(path: Path) -> Any:
         found = re.search(r"GLOBAL ([\w.]+)", str(e))
         what = f"asks for {found[1]}" if found else "is not plain tensors"
         raise CheckpointError(
-            f"{path} is corrupt or unsafe: its pickle {what}. Only tensors and plain values are loaded; ask its maker for "
-            "safetensors."
+            f"{path} is corrupt or unsafe: its pickle {what}. Only tensors and plain values are loaded; "
+            "ask its maker for safetensors."
         ) from e
     except (RuntimeError, EOFError, ValueError, LookupError, OSError) as e:  # torch's reader has no error of its own
-        raise CheckpointError(f"{path} is truncated or corrupt ({type(e).__name__}: {_first_line(e)}). Copy it again.") from e
+        raise CheckpointError(
+            f"{path} is truncated or corrupt ({type(e).__name__}: {_first_line(e)}). Copy it again."
+        ) from e
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -87,16 +89,17 @@ def write_torch_file(
         fakes = torch.load(path, weights_only=True)
     offsets = {k: t.untyped_storage()._checkpoint_offset for k, t in fakes.items()}
     del laid_out
-    sums: dict[int, int] = {}
+    sums: dict[str, int] = {}
     with open(path, "r+b", buffering=0) as f:
         for name, tensor in tensors:
             assert (tuple(tensor.shape), tensor.dtype) == (infos[name].shape, infos[name].dtype), (name, tensor.shape)
             data = as_bytes(tensor)
-            sums[offsets[name]] = zlib.crc32(data)
+            sums[name] = zlib.crc32(data)
             f.seek(offsets[name])
             while data:
                 data = data[f.write(data) :]
-        _set_checksums(f, path, sums)
+        assert len(sums) == len(infos), "fewer tensors came than were announced"
+        _set_checksums(f, path, {offsets[name]: crc for name, crc in sums.items()})
     sync(path)
     return record_of(path)
 

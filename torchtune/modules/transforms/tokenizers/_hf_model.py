@@ -141,9 +141,7 @@ class HuggingFaceModelTokenizer:
         """The sample with ``tokens`` and ``mask`` in place of ``messages``."""
         return tokenize_sample(self, sample, inference)
 
-    def _masked_spans(
-        self, messages: list[Message], rows: list[dict[str, str]], text: str
-    ) -> list[tuple[int, bool]]:
+    def _masked_spans(self, messages: list[Message], rows: list[dict[str, str]], text: str) -> list[tuple[int, bool]]:
         """Where in the text each run of equally masked messages ends, and whether it is masked.
 
         Only the ends of runs are rendered, because many templates refuse a dialogue that stops after a system message.

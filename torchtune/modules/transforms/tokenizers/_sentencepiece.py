@@ -67,5 +67,5 @@ class SentencePieceBaseTokenizer:
     def _ids(self, text: str) -> list[int]:
         try:
             return self.spm_model.encode(text)
-        except UnicodeEncodeError:
+        except (UnicodeEncodeError, RuntimeError):  # which of them depends on sentencepiece's version
             return self.spm_model.encode(without_lone_surrogates(text))

@@ -81,9 +81,9 @@ class PlainTextTokenizer:
             prefix = prefix or "\n"
             text, skip = prefix + text, len(encode_ids(self.tokenizer, prefix))
         ids = [self.bos_id] if add_bos else []
-        for piece in split_long(text):
+        pieces = [text] if self._adds_space else split_long(text)  # there each piece would get a space
+        for piece in pieces:
             ids += encode_ids(self.tokenizer, piece)[skip:]
-            skip = 0
         if add_eos:
             ids.append(self.eos_id)
         return ids

@@ -5,17 +5,20 @@ import os
 
 from torch import nn
 
+from torchtune.modules.cross_attention import TransformerCrossAttentionLayer
 from torchtune.modules.transformer import TransformerSelfAttentionLayer
 from torchtune.utils import log_rank_zero
 
 logger = logging.getLogger(__name__)
 
+_LAYERS = (TransformerSelfAttentionLayer, TransformerCrossAttentionLayer)
+
 
 def compile_model(model: nn.Module, verbose: bool = True) -> None:
-    """Compile each decoder layer in place, so that equal layers share one compilation; the whole model if it has none."""
+    """Compile each decoder layer in place, so that equal layers share one compilation; else the whole model."""
     if verbose:
         log_rank_zero(logger, "Compiling model layers with torch.compile...")
-    layers = [module for module in model.modules() if isinstance(module, TransformerSelfAttentionLayer)]
+    layers = [module for module in model.modules() if isinstance(module, _LAYERS)]
     for module in layers or [model]:
         module.compile(backend=_backend())
 

@@ -5,6 +5,7 @@ import os
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from torchtune.utils import log_rank_zero
 
@@ -14,12 +15,11 @@ logger = logging.getLogger(__name__)
 def disable_dropout(model: nn.Module) -> None:
     """Set every dropout of ``model`` to 0, and say where it was not."""
     for name, module in model.named_modules():
-        for attribute in ("p", "attn_dropout"):
-            if attribute == "p" and not isinstance(module, nn.modules.dropout._DropoutNd):
-                continue
-            if getattr(module, attribute, 0) != 0:
-                log_rank_zero(logger, f"{name or 'model'}.{attribute} was {getattr(module, attribute)}, set to 0", logging.WARNING)
-                setattr(module, attribute, 0.0)
+        attribute = "p" if isinstance(module, _DropoutNd) else "attn_dropout"
+        before = getattr(module, attribute, 0.0)
+        if before:
+            log_rank_zero(logger, f"Dropout of {name or 'the model'} was {before} and is set to 0", logging.WARNING)
+            setattr(module, attribute, 0.0)
 
 
 def validate_no_params_on_meta_device(model: nn.Module) -> None:

@@ -1,0 +1,348 @@
+"""Supervised fine-tuning on one device or many.
+
+    tune run full_finetune_single_device --config llama3_2/1B_full_single_device
+    tune run --nproc_per_node 2 full_finetune_distributed --config llama3_2/1B_full
+
+One process is a world of size one: there is no second recipe for many. A step is a list of micro-batches; their losses are
+summed over target tokens and divided by the count of the whole step over all processes, so that accumulation and data
+parallelism give the numbers of one large batch.
+"""
+
+import logging
+import math
+import time
+from contextlib import nullcontext
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchtune import config, training
+from torchtune.config.schema import FinetuneConfig
+from torchtune.data import StepLoader, validation_batches
+from torchtune.datasets import ConcatDataset
+from torchtune.errors import NonFiniteError
+from torchtune.training.checkpointing import check_vocabulary
+from torchtune.training.distributed import World, join, sync_gradients
+from torchtune.training.loss import Batch, count_targets, summed_loss
+from torchtune.training.metric_logging import JsonlLogger, MetricLoggers
+from torchtune.training.model import load_model
+from torchtune.training.optim import InBackward, LossScaler, gradient_norm, scale_gradients
+from torchtune.training.progress import ProgressDisplay
+from torchtune.training.run_folder import ResumePoint, RunFolder, saved_facts
+from torchtune.training.setup import (
+    check_max_seq_len,
+    check_same_data,
+    collate_for,
+    compiles,
+    setup_profiler,
+    start,
+    text_vocab_size,
+)
+from torchtune.training.signals import StopSignal
+from torchtune.utils import batch_to_device, get_device
+from torchtune.utils.exit_codes import exits_cleanly
+
+logger = logging.getLogger("torchtune.recipes.finetune")
+
+
+class FinetuneRecipe:
+    """Trains a model on a dataset: ``setup``, then ``train``, then ``cleanup``."""
+
+    def __init__(self, cfg: FinetuneConfig, world: World) -> None:
+        self.cfg, self.world = cfg, world
+        self.folder = RunFolder(cfg.output_dir, world, cfg.keep_last_n_checkpoints)
+        self.global_step = self.epoch = self.step_in_epoch = 0
+
+    def setup(self) -> bool:
+        """Make everything that training needs; False when an earlier run in this folder has already finished."""
+        cfg = self.cfg
+        self.point = self.folder.resume_point() if cfg.resume_from_checkpoint else None
+        if self.point is not None and self._is_finished(self.point):
+            return False
+        self._setup_logging()
+        seed = self.point.facts["seed"] if self.point else cfg.seed
+        self.seed = training.set_seed(seed, cfg.cudnn_deterministic_mode) - self.world.rank
+        self.tokenizer = config.instantiate(cfg.tokenizer)
+        logger.info("Tokenizer is initialized from file.")
+        self._setup_data()
+        self._setup_model()
+        self._setup_optimizer()
+        self.profiler, _ = setup_profiler(cfg.profiler)
+        if self.point is not None:
+            self._resume(self.point)
+        return True
+
+    def _is_finished(self, point: ResumePoint) -> bool:
+        facts = point.facts
+        if facts["epoch"] < self.cfg.epochs:
+            return False
+        logger.info("Already complete: %s is the end of epoch %d of %d.", point.path, facts["epoch"], self.cfg.epochs)
+        return True
+
+    def _setup_logging(self) -> None:
+        cfg = self.cfg
+        nodes = cfg.metric_logger if isinstance(cfg.metric_logger, list) else [cfg.metric_logger]
+        loggers = [JsonlLogger(cfg.output_dir), *map(config.instantiate, nodes)]
+        self.metrics = MetricLoggers(loggers) if self.world.is_main else MetricLoggers([])
+        self.metrics.log_config(config.source_of(cfg))
+
+    def _setup_data(self) -> None:
+        cfg, world = self.cfg, self.world
+        self.dataset = self._make_dataset(cfg.dataset)
+        self.dataset_val = None if cfg.dataset_val is None else self._make_dataset(cfg.dataset_val)
+        self.collate = collate_for(self.dataset, cfg.collate_fn, self.tokenizer)
+        self.loader = StepLoader(
+            self.dataset,
+            batch_size=cfg.batch_size,
+            gradient_accumulation_steps=cfg.gradient_accumulation_steps,
+            rank=world.rank,
+            world_size=world.size,
+            seed=self.seed,
+            shuffle=cfg.shuffle,
+            collate_fn=self.collate,
+            num_workers=cfg.num_workers,
+            pin_memory=world.device.type == "cuda" if cfg.pin_memory is None else cfg.pin_memory,
+        )
+        self.steps_per_epoch = min(self.loader.steps_per_epoch, cfg.max_steps_per_epoch or self.loader.steps_per_epoch)
+        logger.info("Dataset and Sampler are initialized.")
+
+    def _make_dataset(self, node: Any) -> torch.utils.data.Dataset:
+        if not isinstance(node, list):
+            return config.instantiate(node, self.tokenizer)
+        return ConcatDataset([config.instantiate(one, self.tokenizer) for one in node])
+
+    def _setup_model(self) -> None:
+        cfg, world = self.cfg, self.world
+        self.checkpointer = config.instantiate(cfg.checkpointer)
+        source = self.checkpointer if self.point is None else self.checkpointer.reading(self.point.path)
+        self.model = load_model(
+            partial(config.instantiate, cfg.model),
+            source.weights,
+            world,
+            dtype=torch.float32 if cfg.dtype == "fp16" else training.get_dtype(cfg.dtype, world.device),
+            prepare=self._prepare_model,
+            cpu_offload=cfg.fsdp_cpu_offload,
+            reshard_after_forward=cfg.fsdp_reshard_after_forward,
+            prefetch_layers=cfg.fsdp_prefetch_layers,
+        )
+        check_vocabulary(self.model.tok_embeddings.num_embeddings, text_vocab_size(self.tokenizer))
+        self.summed_loss = summed_loss(config.instantiate(cfg.loss), self.model)
+        self.autocast = torch.autocast(world.device.type, torch.float16) if cfg.dtype == "fp16" else nullcontext()
+        self.offloading = training.get_act_offloading_ctx_manager(
+            self.model, cfg.enable_activation_offloading, cfg.activation_offloading_use_streams
+        )
+        wrapped = ["FSDP"] * (world.size > 1) + ["Activation Checkpointing"] * cfg.enable_activation_checkpointing
+        enabled = f" {' and '.join(wrapped)} {'is' if len(wrapped) == 1 else 'are'} enabled." if wrapped else ""
+        logger.info("Model is initialized with precision %s.%s", training.get_dtype(cfg.dtype, world.device), enabled)
+        if world.is_main:
+            training.log_memory_stats(training.get_memory_stats(world.device))
+
+    def _prepare_model(self, model: torch.nn.Module) -> None:
+        """Recomputation and compilation, while the model has shapes but no storage."""
+        cfg = self.cfg
+        check_max_seq_len(model, self.tokenizer)
+        if cfg.enable_activation_checkpointing or cfg.ac_mode:
+            training.apply_selective_activation_checkpointing(model, cfg.ac_mode or "full", cfg.ac_option)
+        if compiles(cfg.compile, "model"):
+            training.compile_model(model)
+
+    def _setup_optimizer(self) -> None:
+        cfg = self.cfg
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        make = partial(config.instantiate, cfg.optimizer)
+        self.optimizer = InBackward(make, self.trained) if cfg.optimizer_in_bwd else make(self.trained)
+        logger.info("Optimizer and loss are initialized.")
+        self.scheduler = None
+        if cfg.lr_scheduler is not None:
+            total = self.steps_per_epoch * cfg.epochs
+            self.scheduler = config.instantiate(cfg.lr_scheduler, self.optimizer, num_training_steps=total)
+            logger.info("Learning rate scheduler is initialized.")
+        self.scaler = LossScaler(enabled=cfg.dtype == "fp16")
+
+    def _resume(self, point: ResumePoint) -> None:
+        facts = point.facts
+        check_same_data(facts, self._fingerprint())
+        self.folder.load_state(point, self.model, self.optimizer)
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(facts["scheduler"])
+        self.scaler.load_state_dict(facts["scaler"])
+        self.global_step, self.epoch, self.step_in_epoch = facts["step"], facts["epoch"], facts["step_in_epoch"]
+        logger.info("Going on after step %d: epoch %d, step %d.", self.global_step, self.epoch + 1, self.step_in_epoch + 1)
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What must not change between a run and its resumption, or the position in the data means something else."""
+        cfg = self.cfg
+        return {
+            "samples_per_step": self.loader.samples_per_step,
+            "num_samples": len(self.dataset),
+            "data": getattr(self.dataset, "fingerprint", str)(),
+            "shuffle": cfg.shuffle,
+            "steps_per_epoch": self.steps_per_epoch,
+        }
+
+    # What the method is ----------------------------------------------------------------------------------------------
+
+    def weight(self, batch: Batch) -> Tensor:
+        """How much a micro-batch counts in the mean: its target tokens."""
+        return count_targets(batch)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy summed over target tokens."""
+        with self.autocast, self.offloading:
+            return self.summed_loss(self.model, batch)
+
+    # The loop --------------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Run all epochs, with a checkpoint at the end of each, and more often if the config says so."""
+        cfg, world = self.cfg, self.world
+        self.folder.note("running")
+        self.model.train()
+        with StopSignal() as stop, self.profiler as profiler:
+            for self.epoch in range(self.epoch, cfg.epochs):
+                display = ProgressDisplay(self.steps_per_epoch, self.step_in_epoch, visible=world.is_main)
+                steps = self.loader.epoch(self.epoch, self.step_in_epoch)
+                for micro_batches in islice(steps, self.steps_per_epoch - self.step_in_epoch):
+                    started = time.perf_counter()
+                    mean, norm, tokens = self.step(micro_batches)
+                    self.global_step += 1
+                    self.step_in_epoch += 1
+                    display.step(self.epoch + 1, self.global_step, mean)
+                    self.report(mean, norm, tokens / (time.perf_counter() - started))
+                    profiler.step()
+                    if cfg.run_val_every_n_steps and self.global_step % cfg.run_val_every_n_steps == 0:
+                        self.validate()
+                    if world.any(stop.received is not None):
+                        self.interrupt(stop)
+                    ended = self.step_in_epoch == self.steps_per_epoch
+                    if cfg.save_every_n_steps and self.global_step % cfg.save_every_n_steps == 0 and not ended:
+                        self.save_checkpoint(f"step_{self.global_step}")
+                display.close()
+                name, self.step_in_epoch = f"epoch_{self.epoch}", 0
+                self.epoch += 1
+                self.save_checkpoint(name)
+        self.folder.note("completed")
+
+    def step(self, micro_batches: list[Batch]) -> tuple[float, float, int]:
+        """One optimizer step; gives the mean loss, the gradient norm and the count of target tokens, over all processes.
+
+        Raises:
+            NonFiniteError: the loss or the norm is NaN or infinite; no process takes the step.
+        """
+        cfg, world = self.cfg, self.world
+        total = world.sum(torch.stack([self.weight(batch) for batch in micro_batches]).sum().to(world.device))
+        if total == 0:  # the same on all processes: nothing to learn from, and 0 / 0 otherwise
+            logger.warning("Step %d has no target token; skipped.", self.global_step + 1)
+            return 0.0, 0.0, 0
+        running = torch.zeros((), device=world.device)
+        for i, batch in enumerate(micro_batches):
+            sync_gradients(self.model, now=i == len(micro_batches) - 1 or not cfg.fsdp_accumulate_unsharded)
+            batch_to_device(batch, world.device)
+            loss = self.loss(batch)
+            running += loss.detach()
+            if cfg.optimizer_in_bwd:  # backward takes the step, so this is the last moment to stop it
+                self.check_finite(world.sum(loss.detach().clone()).item())
+            (loss * (self.scaler.scale / total)).backward()
+        norm = gradient_norm(self.trained).item() / self.scaler.scale
+        mean = (world.sum(running) / total).item()
+        if self.scaler.enabled and not math.isfinite(norm):
+            self.scaler.update(finite=False)
+            self.check_finite(mean, float("inf") if self.scaler.exhausted else 0.0)
+        else:
+            self.check_finite(mean, norm)
+            self.scaler.update(finite=True)
+            factor = min(1.0, cfg.clip_grad_norm / (norm + 1e-6)) if cfg.clip_grad_norm else 1.0
+            if factor / self.scaler.scale != 1.0:
+                scale_gradients(self.trained, factor / self.scaler.scale)
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.scheduler is not None:
+            self.scheduler.step()
+        return mean, norm, int(total)
+
+    def check_finite(self, *values: float) -> None:
+        """Raises NonFiniteError, on all processes alike, unless every value is finite."""
+        if not all(map(math.isfinite, values)):
+            raise NonFiniteError(
+                f"step {self.global_step + 1}: loss or gradient norm is {values}. The step was not taken. Lower the learning "
+                "rate, set clip_grad_norm, or look at the samples of this step; earlier checkpoints are untouched."
+            )
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Mean loss over the validation set, logged as ``val_loss``."""
+        cfg, world = self.cfg, self.world
+        self.model.eval()
+        summed, count = torch.zeros((), device=world.device), torch.zeros((), device=world.device)
+        size = cfg.batch_size_val or cfg.batch_size
+        for batch in validation_batches(self.dataset_val, size, world.rank, world.size, self.collate):
+            batch_to_device(batch, world.device)
+            count += self.weight(batch)
+            summed += self.loss(batch)
+        self.model.train()
+        mean = (world.sum(summed) / world.sum(count).clamp(min=1)).item()
+        self.metrics.log_dict({"val_loss": mean}, step=self.global_step)
+        logger.info("Validation loss after step %d: %.4f", self.global_step, mean)
+        return mean
+
+    def report(self, loss: float, norm: float, tokens_per_second: float) -> None:
+        """Give the metric loggers what this step measured."""
+        cfg = self.cfg
+        if not self.world.is_main or self.global_step % (cfg.log_every_n_steps or 1):
+            return
+        values = {"loss": loss, "lr": training.get_lr(self.optimizer), "grad_norm": norm}
+        values["tokens_per_second_per_gpu"] = tokens_per_second / self.world.size
+        if cfg.log_peak_memory_stats:
+            values |= training.get_memory_stats(self.world.device)
+        self.metrics.log_dict(values, step=self.global_step)
+
+    def interrupt(self, stop: StopSignal) -> None:
+        """Save, and end the run as the signal asks."""
+        name = f"step_{self.global_step}"
+        self.save_checkpoint(name)
+        self.folder.note("interrupted")
+        logger.warning("Stopped by %s after saving %s; resume_from_checkpoint=True goes on from it.", stop.name, name)
+        raise SystemExit(stop.exit_code)
+
+    def save_checkpoint(self, name: str) -> None:
+        """Write a checkpoint that this run can be resumed from; every process calls this."""
+        facts = saved_facts(
+            self.optimizer,
+            **self._fingerprint(),
+            step=self.global_step,
+            epoch=self.epoch,
+            step_in_epoch=self.step_in_epoch,
+            epochs=self.cfg.epochs,
+            max_steps_per_epoch=self.cfg.max_steps_per_epoch,
+            seed=self.seed,
+            scheduler=None if self.scheduler is None else self.scheduler.state_dict(),
+            scaler=self.scaler.state_dict(),
+        )
+        started = time.perf_counter()
+        path = self.folder.save(name, self.checkpointer.write, self.model, self.optimizer, facts)
+        logger.info("Checkpoint %s is complete (%.1f s).", path, time.perf_counter() - started)
+
+    def cleanup(self) -> None:
+        """Close what was opened."""
+        self.metrics.close()
+        self.folder.close()
+
+
+@config.parse
+@exits_cleanly
+def main(cfg: FinetuneConfig) -> None:
+    """Fine-tune a model."""
+    start(cfg)
+    with join(get_device(cfg.device), cpu_offload=cfg.fsdp_cpu_offload, timeout_seconds=cfg.init_timeout_seconds) as world:
+        config.log_config("FinetuneRecipe", config.source_of(cfg))
+        recipe = FinetuneRecipe(cfg, world)
+        if recipe.setup():
+            recipe.train()
+            recipe.cleanup()
+
+
+if __name__ == "__main__":
+    main()

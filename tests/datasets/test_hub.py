@@ -1,0 +1,72 @@
+"""What the `datasets` package reads for us, and its errors in one message."""
+
+import json
+
+import pytest
+
+from torchtune.datasets._source import load_rows
+from torchtune.errors import ConfigError, DataError
+
+datasets = pytest.importorskip("datasets")
+ROWS = [{"a": i, "b": str(i)} for i in range(10)]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    datasets.disable_progress_bars()
+    return tmp_path
+
+
+def test_parquet_as_source_and_as_data_file(folder):
+    datasets.Dataset.from_list(ROWS).to_parquet("a.parquet")
+    cache = str(folder / "cache")
+    rows = load_rows("a.parquet", "train[2:5]", cache_dir=cache)
+    assert [rows[i] for i in range(len(rows))] == ROWS[2:5]
+    assert rows.where(1) == "parquet, split train[2:5], row 1 (the first is 0)"
+    same = load_rows("parquet", "train[2:5]", data_files="a.parquet", cache_dir=cache)
+    other = load_rows("parquet", "train[2:6]", data_files="a.parquet", cache_dir=cache)
+    assert rows.fingerprint() == same.fingerprint() != other.fingerprint()
+
+
+def test_other_arguments_reach_load_dataset(folder):
+    rows = load_rows("json", data_files="a.jsonl", cache_dir=str(folder / "cache"))
+    assert not rows.is_local and rows[3] == ROWS[3]
+    with pytest.raises(ConfigError, match="does not accept these arguments.*nonsense"):
+        load_rows("json", data_files="a.jsonl", cache_dir=str(folder / "cache"), nonsense=1)
+    with pytest.raises(ConfigError, match="streaming"):
+        load_rows("json", data_files="a.jsonl", streaming=True)
+
+
+def test_a_wrong_split_names_those_there_are(folder):
+    with pytest.raises(DataError, match=r"split 'test'.*\['train'\]"):
+        load_rows("json", "test", data_files="a.jsonl", cache_dir=str(folder / "cache"))
+
+
+def test_malformed_data_says_more_than_generation_failed(folder):
+    (folder / "bad.parquet").write_text("no parquet")
+    with pytest.raises(DataError, match="(?s)parquet.*magic bytes"):
+        load_rows("bad.parquet", cache_dir=str(folder / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ConnectionError("Couldn't reach 'some/data' on the Hub"), "'some/data'.*cannot be reached"),
+        (datasets.exceptions.DatasetNotFoundError("Dataset 'some/data' doesn't exist"), "Check the name"),
+        (
+            datasets.exceptions.DatasetNotFoundError("Dataset 'some/data' is a gated dataset on the Hub."),
+            "Ask for access on https://huggingface.co/datasets/some/data",
+        ),
+        (RuntimeError("Dataset scripts are no longer supported, but found x.py"), "scripts"),
+    ],
+)
+def test_errors_of_the_hub_become_one_message(monkeypatch, error, message):
+    def refuse(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(DataError, match=message) as caught:
+        load_rows("some/data")
+    assert len(str(caught.value).splitlines()) == 1

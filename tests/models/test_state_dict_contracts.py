@@ -1,0 +1,52 @@
+"""The names and shapes of every Llama size are torchtune's, so that its checkpoints load."""
+
+import hashlib
+import importlib
+import json
+
+import pytest
+import torch
+from torch import nn
+
+# builder: (parameters, tensors in the state dict, digest of their names and shapes), as in torchtune 0.6.1 and main.
+CONTRACTS = {
+    "code_llama2.code_llama2_13b": (13_016_028_160, 363, "63013c882801"),
+    "code_llama2.code_llama2_70b": (68_976_910_336, 723, "a43e1d0dd383"),
+    "code_llama2.code_llama2_7b": (6_738_546_688, 291, "cfe269acdb22"),
+    "llama2.llama2_13b": (13_015_864_320, 363, "ae0a85db8e1a"),
+    "llama2.llama2_70b": (68_976_648_192, 723, "3f52adfa2e90"),
+    "llama2.llama2_7b": (6_738_415_616, 291, "4c61ab5a618d"),
+    "llama2.llama2_reward_7b": (6_607_347_712, 291, "90a90a6a084d"),
+    "llama3.llama3_70b": (70_553_706_496, 723, "e6ee3199029c"),
+    "llama3.llama3_8b": (8_030_261_248, 291, "d46332d23784"),
+    "llama3_1.llama3_1_405b": (405_853_388_800, 1137, "e0f102da6c14"),
+    "llama3_1.llama3_1_70b": (70_553_706_496, 723, "e6ee3199029c"),
+    "llama3_1.llama3_1_8b": (8_030_261_248, 291, "d46332d23784"),
+    "llama3_2.llama3_2_1b": (1_235_814_400, 146, "eb0ab98c5b0d"),
+    "llama3_2.llama3_2_3b": (3_212_749_824, 254, "069e0da00089"),
+    "llama3_3.llama3_3_70b": (70_553_706_496, 723, "e6ee3199029c"),
+}
+
+
+def digest(model: nn.Module) -> str:
+    """First 12 hex digits of the SHA-1 of the sorted names and shapes, as JSON."""
+    shapes = sorted((name, list(tensor.shape)) for name, tensor in model.state_dict().items())
+    return hashlib.sha1(json.dumps(shapes).encode()).hexdigest()[:12]
+
+
+@pytest.mark.parametrize("builder", CONTRACTS)
+def test_names_and_shapes_are_torchtunes(builder: str) -> None:
+    family, name = builder.split(".")
+    with torch.device("meta"):
+        model = getattr(importlib.import_module(f"torchtune.models.{family}"), name)()
+    found = sum(p.numel() for p in model.parameters()), len(model.state_dict()), digest(model)
+    assert found == CONTRACTS[builder]
+
+
+@pytest.mark.parametrize("name", ["llama3_2_1b", "llama3_2_3b"])
+def test_an_untied_model_has_an_output_of_its_own(name: str) -> None:
+    builder = getattr(importlib.import_module("torchtune.models.llama3_2"), name)
+    with torch.device("meta"):
+        tied, untied = builder().state_dict(), builder(tie_word_embeddings=False).state_dict()
+    assert set(untied) - set(tied) == {"output.weight"}
+    assert untied["output.weight"].shape == tied["tok_embeddings.weight"].shape

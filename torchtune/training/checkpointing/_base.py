@@ -1,0 +1,265 @@
+"""What the checkpoint formats share: reading into a model, committing a folder, torchtune's documented methods."""
+
+import copy
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from torchtune.errors import CheckpointError, ConfigError, TuneError
+from torchtune.models._weights import WeightMap, Write
+from torchtune.training.checkpointing._atomic import RECIPE_STATE, commit_folder, newest_complete, prune
+from torchtune.training.checkpointing._check import check_plan
+from torchtune.training.checkpointing._files import CheckpointFiles, named_files, split_folder
+from torchtune.training.checkpointing._io import FileRecord
+from torchtune.training.checkpointing._names import ADAPTER_CONFIG, ADAPTER_KEY, MODEL_KEY, ModelType
+from torchtune.training.checkpointing._safetensors import Info
+from torchtune.training.checkpointing._source import Files, Tensors
+from torchtune.training.checkpointing._torch_file import load_torch_file, write_torch_file
+from torchtune.training.checkpointing.state import write_recipe_state
+
+Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+
+logger = logging.getLogger(__name__)
+
+
+class FullModelCheckpointer(ABC):
+    """A folder of weights to read, and a format to write. Knows files and names; neither devices nor training."""
+
+    def __init__(
+        self,
+        checkpoint_dir: str | Path,
+        checkpoint_files: CheckpointFiles,
+        model_type: str | ModelType | None,
+        output_dir: str | Path | None,
+        *,
+        adapter_checkpoint: str | None,
+        recipe_checkpoint: str | None,
+        resume_from_checkpoint: bool,
+        should_load_recipe_state: bool,
+        keep_last_n_checkpoints: int | None = None,
+    ) -> None:
+        folder, single = split_folder(checkpoint_dir)
+        if single is not None and checkpoint_files is not None:
+            raise ConfigError(f"checkpoint_dir {checkpoint_dir} is a file, so checkpoint_files must be left out")
+        self.checkpoint_dir = folder
+        self.output_dir = None if output_dir is None else Path(output_dir).expanduser()
+        self.model_type = model_type.name if isinstance(model_type, ModelType) else model_type
+        self.keep_last_n_checkpoints = keep_last_n_checkpoints
+        self._rest_dir = folder
+        self._files = single if single is not None else checkpoint_files
+        self._adapter_file = adapter_checkpoint or "adapter_model.pt"
+        self._recipe_file = recipe_checkpoint or "recipe_state.pt"
+        self._resume = resume_from_checkpoint
+        self._load_recipe_state = resume_from_checkpoint or should_load_recipe_state
+        self._read_folder()
+
+    def reading(self, folder: Path) -> Self:
+        """The same checkpointer, with its weights in another folder: one that it has written."""
+        other = copy.copy(self)
+        other.checkpoint_dir, other._files = folder, None
+        other._read_folder()
+        return other
+
+    # What a format says of itself.
+
+    @abstractmethod
+    def _read_folder(self) -> None:
+        """Learn what can be known before the weights are opened."""
+
+    @abstractmethod
+    def _find_files(self) -> list[Path]:
+        """The files with weights, when a config names none."""
+
+    @abstractmethod
+    def _names(self, native: Iterable[str]) -> WeightMap:
+        """The format's names of a model's tensors."""
+
+    @abstractmethod
+    def _write_weights(
+        self, folder: Path, infos: dict[str, Info], tensors: Iterator[tuple[str, Tensor]], max_shard_size: int | str
+    ) -> dict[str, FileRecord]:
+        """Write tensors that have the format's names, in the order of ``infos``, and what goes along with them."""
+
+    def _open(self, paths: list[Path]) -> Tensors:
+        return Files(paths)
+
+    def _about(self) -> str:
+        """What the files say of themselves, for messages."""
+        return ""
+
+    _head_dim: int | None = None  # set where q and k have another channel order
+    _tied: bool | None = None  # whether the files' output projection is their embedding; None: they do not say
+
+    # Reading.
+
+    def _source(self) -> Tensors:
+        paths = self._find_files() if self._files is None else named_files(self.checkpoint_dir, self._files)
+        return self._open(paths)
+
+    def weights(self, native: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Each of the model's tensors once, as (name, whole CPU tensor), read one at a time in the order of the files.
+
+        Args:
+            native: the model's state dict; only names and shapes are used, so meta tensors will do.
+
+        Raises:
+            CheckpointError: before the first tensor, when the files do not fill the model exactly; the message lists
+                what is missing, unexpected or of another shape.
+        """
+        source, names = self._source(), self._names(native)
+        shapes = {k: tuple(v.shape) for k, v in native.items()}
+        found = {k: i.shape for k, i in source.infos.items()}
+        plan = names.plan_read(found, shapes, head_dim=self._head_dim, tied=self._tied)
+        check_plan(plan, source, names, str(self.checkpoint_dir), self._about())
+        return ((r.native, r.finish(source.read(r.foreign, r.rows))) for r in plan.reads)
+
+    def load_checkpoint(self) -> dict[str, Any]:
+        """The whole state dict, under ``"model"``; on resume from the newest complete folder of ``output_dir``, with
+        the adapter and the recipe's state beside it.
+
+        Raises:
+            CheckpointError: the files cannot be read.
+        """
+        reader = self._resumed() if self._resume else self
+        loaded: dict[str, Any] = {MODEL_KEY: reader._whole()}
+        adapter = reader.checkpoint_dir / self._adapter_file
+        if self._resume and adapter.is_file():
+            loaded[ADAPTER_KEY] = load_torch_file(adapter)
+        if self._load_recipe_state:
+            loaded |= load_torch_file(self._output() / RECIPE_STATE / self._recipe_file)
+        return loaded
+
+    def _resumed(self) -> Self:
+        newest, _ = newest_complete(self._output())
+        if newest is None:
+            raise CheckpointError(
+                f"resume_from_checkpoint is set, but {self._output()} has no complete epoch_N or step_N folder"
+            )
+        return self.reading(newest)
+
+    def _whole(self) -> dict[str, Tensor]:
+        source = self._source()
+        names = self._names(source.infos)
+        plan = names.plan_read({k: i.shape for k, i in source.infos.items()}, head_dim=self._head_dim, tied=self._tied)
+        check_plan(plan, source, names, str(self.checkpoint_dir), self._about())
+        return {r.native: r.finish(source.read(r.foreign, r.rows)) for r in plan.reads}
+
+    # Writing.
+
+    def write(
+        self,
+        folder: Path,
+        tensors: Iterable[tuple[str, Tensor]],
+        shapes: Shapes,
+        *,
+        main: bool = True,
+        max_shard_size: int | str = "5GB",
+    ) -> dict[str, FileRecord]:
+        """Write a model into a folder that exists; gives the records of the files. For ``commit_folder``.
+
+        Every process calls this and draws all ``tensors``, since each may be the fruit of a collective; only ``main``
+        writes. One tensor is in memory at a time.
+
+        Args:
+            tensors: (name, whole tensor), in the order of ``shapes``.
+            shapes: name -> (shape, dtype to write).
+        """
+        drawn = iter(tensors)
+        if not main:
+            _exhaust(drawn)
+            return {}
+        try:
+            writes = self._names(shapes).plan_write(shapes, head_dim=self._head_dim)
+            infos = {w.foreign: _info(w, shapes) for w in writes}
+            return self._write_weights(folder, infos, _translated(writes, drawn, shapes), max_shard_size)
+        except (OSError, TuneError):
+            _exhaust(drawn)  # the other processes wait in the gathers that are left
+            raise
+
+    def save_checkpoint(
+        self,
+        state_dict: dict[str, Any],
+        epoch: int,
+        intermediate_checkpoint: bool = False,
+        adapter_only: bool = False,
+        *,
+        step: int | None = None,
+        max_shard_size: int | str = "5GB",
+        dir_prefix: str = "epoch",
+    ) -> None:
+        """Write ``output_dir/epoch_N`` (or ``step_N``) in one step, from one process.
+
+        Args:
+            state_dict: the whole model under ``"model"``, adapters under ``"adapter"``, all else for resuming.
+            intermediate_checkpoint: also write all else, to ``recipe_state/recipe_state.pt``.
+            adapter_only: leave the model out.
+            max_shard_size: bytes, or with a unit as in ``"5GB"``.
+            dir_prefix: ``"step"`` names the folder by ``step``.
+
+        Raises:
+            CheckpointError: the storage failed; folders written before are untouched.
+        """
+        if adapter_only and ADAPTER_KEY not in state_dict:
+            raise CheckpointError(f"adapter_only is set, but there is no adapter: the state has {sorted(state_dict)}")
+        model = {} if adapter_only else state_dict[MODEL_KEY]
+        name = f"{dir_prefix}_{step if dir_prefix == 'step' and step is not None else epoch}"
+
+        def write(folder: Path) -> dict[str, FileRecord]:
+            shapes = {k: (tuple(v.shape), v.dtype) for k, v in model.items()}
+            records = self.write(folder, model.items(), shapes, max_shard_size=max_shard_size) if model else {}
+            return records | self._write_adapter(folder, state_dict)
+
+        facts = {"epoch": epoch} | ({} if step is None else {"step": step})
+        size = sum(v.numel() * v.element_size() for v in model.values())
+        commit_folder(self._output() / name, write, facts=facts, needed_bytes=size)
+        if intermediate_checkpoint:
+            rest = {k: v for k, v in state_dict.items() if k not in (MODEL_KEY, ADAPTER_KEY, ADAPTER_CONFIG)}
+            write_recipe_state(self._output(), rest, self._recipe_file)
+        if self.keep_last_n_checkpoints is not None:
+            prune(self._output(), self.keep_last_n_checkpoints, protect=[self.checkpoint_dir])
+
+    def _write_adapter(self, folder: Path, state_dict: Mapping[str, Any]) -> dict[str, FileRecord]:
+        if ADAPTER_KEY not in state_dict:
+            return {}
+        adapter = state_dict[ADAPTER_KEY]
+        infos = {k: Info(tuple(v.shape), v.dtype) for k, v in adapter.items()}
+        logger.warning("The adapter is written as %s only, not in the format of peft.", self._adapter_file)
+        return {self._adapter_file: write_torch_file(folder / self._adapter_file, infos, adapter.items())}
+
+    def _output(self) -> Path:
+        if self.output_dir is None:
+            raise ConfigError(
+                "the checkpointer has no output_dir, so it cannot write or resume; set checkpointer.output_dir"
+            )
+        return self.output_dir
+
+
+def _exhaust(tensors: Iterator[Any]) -> None:
+    for _ in tensors:
+        pass
+
+
+def _info(write: Write, shapes: Shapes) -> Info:
+    first, dtype = shapes[write.natives[0]]
+    if len(write.natives) == 1:
+        return Info(tuple(first), dtype)
+    return Info((sum(shapes[n][0][0] for n in write.natives), *first[1:]), dtype)
+
+
+def _translated(
+    writes: list[Write], tensors: Iterable[tuple[str, Tensor]], shapes: Shapes
+) -> Iterator[tuple[str, Tensor]]:
+    """The format's tensors, each as soon as all its parts have come."""
+    write_of = {name: w for w in writes for name in w.natives}
+    held: dict[str, Tensor] = {}
+    for name, tensor in tensors:
+        write = write_of[name]
+        held[name] = tensor.detach().to("cpu", shapes[name][1])
+        del tensor
+        if all(n in held for n in write.natives):
+            yield write.foreign, write.finish([held.pop(n) for n in write.natives])

@@ -1,0 +1,156 @@
+"""Hugging Face's layout: safetensors (or ``.bin``) shards with an index, ``config.json``, tokenizer files."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchtune.errors import CheckpointError, ConfigError
+from torchtune.models import family_for_model_type, family_of
+from torchtune.models._family import Family
+from torchtune.models._weights import EMBEDDING, OUTPUT, WeightMap
+from torchtune.training.checkpointing._base import FullModelCheckpointer
+from torchtune.training.checkpointing._check import describe
+from torchtune.training.checkpointing._copy import copy_rest
+from torchtune.training.checkpointing._files import CheckpointFiles, find_hf_files
+from torchtune.training.checkpointing._io import FileRecord, read_json, write_json
+from torchtune.training.checkpointing._names import ModelType
+from torchtune.training.checkpointing._safetensors import Info, split_into_shards, write_safetensors
+from torchtune.training.checkpointing._torch_file import write_torch_file
+
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+class FullModelHFCheckpointer(FullModelCheckpointer):
+    """Reads and writes the layout that transformers' ``from_pretrained`` and the Hub use.
+
+    Args:
+        checkpoint_dir: a folder with ``config.json``, or one file of weights in it.
+        checkpoint_files: names, one name, or ``{filename_format, max_filename}``; None finds them.
+        model_type: for example ``LLAMA3_2``; None takes ``config.json``'s.
+        output_dir: where ``epoch_N`` folders go; None only reads.
+        adapter_checkpoint: name of the adapter's file in an ``epoch_N`` folder.
+        recipe_checkpoint: name of the recipe state's file in ``output_dir/recipe_state``.
+        resume_from_checkpoint: ``load_checkpoint`` takes the newest complete folder of ``output_dir``.
+        safe_serialization: write safetensors; False writes ``pytorch_model-*.bin``.
+        should_load_recipe_state: ``load_checkpoint`` adds the recipe state.
+        keep_last_n_checkpoints: delete older folders after a save; None keeps all.
+        enable_dcp: refused when True; files here are never in that format.
+
+    Raises:
+        CheckpointError: the folder is not a checkpoint, or one of another family than ``model_type`` says.
+    """
+
+    def __init__(
+        self,
+        checkpoint_dir: str,
+        checkpoint_files: CheckpointFiles = None,
+        model_type: str | ModelType | None = None,
+        output_dir: str | None = None,
+        adapter_checkpoint: str | None = "adapter_model.pt",
+        recipe_checkpoint: str | None = "recipe_state.pt",
+        resume_from_checkpoint: bool = False,
+        safe_serialization: bool = True,
+        should_load_recipe_state: bool = False,
+        *,
+        keep_last_n_checkpoints: int | None = None,
+        enable_dcp: bool = False,
+    ) -> None:
+        if enable_dcp:
+            raise ConfigError("enable_dcp is not supported by FullModelHFCheckpointer; leave it out")
+        self.safe_serialization = safe_serialization
+        super().__init__(
+            checkpoint_dir,
+            checkpoint_files,
+            model_type,
+            output_dir,
+            adapter_checkpoint=adapter_checkpoint,
+            recipe_checkpoint=recipe_checkpoint,
+            resume_from_checkpoint=resume_from_checkpoint,
+            should_load_recipe_state=should_load_recipe_state,
+            keep_last_n_checkpoints=keep_last_n_checkpoints,
+        )
+
+    def _read_folder(self) -> None:
+        self.config: dict[str, Any] = read_json(self.checkpoint_dir / "config.json")
+        if not isinstance(self.config, dict):
+            raise CheckpointError(f"{self.checkpoint_dir / 'config.json'} is not a table of settings")
+        self.family = self._find_family()
+        arch = self.family.arch(self.config)
+        self._head_dim = arch.head_dim or arch.embed_dim // arch.num_heads
+        self._tied = self.config.get("tie_word_embeddings")
+
+    def _find_family(self) -> Family:
+        asked = family_for_model_type(self.model_type) if self.model_type else None
+        if asked is not None and "model_type" not in self.config:
+            return asked
+        found = family_of(self.config)
+        if asked is not None and asked.name != found.name:
+            raise CheckpointError(
+                f"model_type is {self.model_type} ({asked.name}), but {self.checkpoint_dir / 'config.json'} says "
+                f"{self.config['model_type']!r}. Leave model_type out, or point checkpoint_dir to the other model."
+            )
+        return found
+
+    def _find_files(self) -> list[Path]:
+        return find_hf_files(self.checkpoint_dir)
+
+    def _names(self, native: Iterable[str]) -> WeightMap:
+        return self.family.hf
+
+    def _about(self) -> str:
+        return describe(self.config)
+
+    def _write_weights(
+        self, folder: Path, infos: dict[str, Info], tensors: Iterator[tuple[str, Tensor]], max_shard_size: int | str
+    ) -> dict[str, FileRecord]:
+        stem, suffix = ("model", "safetensors") if self.safe_serialization else ("pytorch_model", "bin")
+        write = write_safetensors if self.safe_serialization else write_torch_file
+        shards = split_into_shards(infos, parse_size(max_shard_size))
+        records, weight_map = {}, {}
+        for number, shard in enumerate(shards, 1):
+            name = f"{stem}-{number:05}-of-{len(shards):05}.{suffix}"
+            records[name] = write(folder / name, shard, islice(tensors, len(shard)))
+            weight_map |= dict.fromkeys(shard, name)
+        assert next(tensors, None) is None, "more tensors came than were announced"
+        index = {"metadata": {"total_size": sum(i.bytes for i in infos.values())}, "weight_map": weight_map}
+        index_name = f"{stem}.{suffix}.index.json"
+        records[index_name] = write_json(folder / index_name, index)
+        return records | copy_rest(self._rest_dir, folder, {"config.json": self._config_changes(infos)})
+
+    def _config_changes(self, infos: dict[str, Info]) -> dict[str, Any]:
+        """What the weights contradict in ``config.json``."""
+        embedding, output = (w.foreign for w in self.family.hf.plan_write([EMBEDDING, OUTPUT], head_dim=None))
+        facts: dict[str, Any] = {"vocab_size": infos[embedding].shape[0]}
+        dtype = str(_commonest_dtype(infos)).removeprefix("torch.")
+        facts |= {key: dtype for key in ("dtype", "torch_dtype") if key in self.config}
+        if self._tied and output in infos:
+            facts["tie_word_embeddings"] = False
+        return {key: value for key, value in facts.items() if self.config.get(key) != value}
+
+
+def _commonest_dtype(infos: dict[str, Info]) -> torch.dtype:
+    sizes: Counter[torch.dtype] = Counter()
+    for info in infos.values():
+        sizes[info.dtype] += info.bytes // info.dtype.itemsize
+    return sizes.most_common(1)[0][0]
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes, of a number or of text such as ``5GB`` (powers of 1000) or ``5GiB`` (powers of 1024).
+
+    Raises:
+        ConfigError: the text is not a size.
+    """
+    if isinstance(size, int):
+        return size
+    text = size.strip().upper()
+    unit = next((u for u in _UNITS if text.endswith(u)), "")
+    number = text.removesuffix(unit).strip()
+    if not number.replace(".", "", 1).isdigit() or float(number) <= 0:
+        raise ConfigError(f"max_shard_size {size!r} is not a size; write for example '5GB'")
+    return int(float(number) * _UNITS.get(unit, 1))

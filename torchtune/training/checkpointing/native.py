@@ -1,0 +1,86 @@
+"""The library's own layout: a ``.pt`` file of the state dict, names unchanged."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from torchtune.models._weights import WeightMap
+from torchtune.training.checkpointing._base import FullModelCheckpointer
+from torchtune.training.checkpointing._copy import copy_rest
+from torchtune.training.checkpointing._files import CheckpointFiles, find_native_files
+from torchtune.training.checkpointing._io import FileRecord
+from torchtune.training.checkpointing._names import ModelType
+from torchtune.training.checkpointing._safetensors import Info
+from torchtune.training.checkpointing._torch_file import write_torch_file
+
+
+class FullModelTorchTuneCheckpointer(FullModelCheckpointer):
+    """Reads and writes state dicts as they are in memory.
+
+    Args:
+        checkpoint_dir: a folder, or one file of weights.
+        checkpoint_files: names or one name; None finds ``*.pt``.
+        model_type: not needed, since the names are the model's own.
+        output_dir: where ``epoch_N`` folders go; None only reads.
+        adapter_checkpoint: name of the adapter's file in an ``epoch_N`` folder.
+        recipe_checkpoint: name of the recipe state's file in ``output_dir/recipe_state``.
+        resume_from_checkpoint: ``load_checkpoint`` takes the newest complete folder of ``output_dir``.
+        should_load_recipe_state: ``load_checkpoint`` adds the recipe state.
+
+    Raises:
+        CheckpointError: the folder is not there.
+    """
+
+    def __init__(
+        self,
+        checkpoint_dir: str,
+        checkpoint_files: CheckpointFiles = None,
+        model_type: str | ModelType | None = None,
+        output_dir: str | None = None,
+        adapter_checkpoint: str | None = None,
+        recipe_checkpoint: str | None = None,
+        resume_from_checkpoint: bool = False,
+        should_load_recipe_state: bool = False,
+        *,
+        keep_last_n_checkpoints: int | None = None,
+    ) -> None:
+        super().__init__(
+            checkpoint_dir,
+            checkpoint_files,
+            model_type,
+            output_dir,
+            adapter_checkpoint=adapter_checkpoint,
+            recipe_checkpoint=recipe_checkpoint,
+            resume_from_checkpoint=resume_from_checkpoint,
+            should_load_recipe_state=should_load_recipe_state,
+            keep_last_n_checkpoints=keep_last_n_checkpoints,
+        )
+
+    def load_checkpoint(self, weights_only: bool = True) -> dict:
+        """The whole state dict, under ``"model"``; see :meth:`FullModelCheckpointer.load_checkpoint`.
+
+        Args:
+            weights_only: must stay True; a pickle from elsewhere can run anything.
+
+        Raises:
+            CheckpointError: the files cannot be read.
+        """
+        if not weights_only:
+            raise ValueError("weights_only=False would run code from the file; only tensors and plain values are read")
+        return super().load_checkpoint()
+
+    def _read_folder(self) -> None:
+        pass
+
+    def _find_files(self) -> list[Path]:
+        return find_native_files(self.checkpoint_dir)
+
+    def _names(self, native: Iterable[str]) -> WeightMap:
+        return WeightMap({name: name for name in native}, rotary=())
+
+    def _write_weights(
+        self, folder: Path, infos: dict[str, Info], tensors: Iterator[tuple[str, Tensor]], max_shard_size: int | str
+    ) -> dict[str, FileRecord]:
+        name = "model-00001-of-00001.pt"
+        return {name: write_torch_file(folder / name, infos, tensors)} | copy_rest(self._rest_dir, folder)

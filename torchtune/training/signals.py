@@ -1,0 +1,38 @@
+"""SIGTERM and SIGINT as something a loop can look at."""
+
+import signal
+from types import FrameType, TracebackType
+
+
+class StopSignal:
+    """Inside the block, the first SIGTERM or SIGINT is only noted; a second one acts as usual.
+
+    The recipe looks at ``received`` after each step, agrees with the other processes, saves and leaves with
+    ``exit_code``: 143 for SIGTERM, 130 for SIGINT.
+    """
+
+    _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """128 plus the signal's number, by the shell's convention; SIGTERM's where another process got the signal."""
+        return 128 + (self.received or signal.SIGTERM)
+
+    @property
+    def name(self) -> str:
+        return signal.Signals(self.received or signal.SIGTERM).name
+
+    def __enter__(self) -> "StopSignal":
+        self._before = {number: signal.signal(number, self._note) for number in self._SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, self._before[number])
