@@ -245,7 +245,7 @@ class FinetuneRecipe:
             running += loss.detach()
             if cfg.optimizer_in_bwd:  # backward takes the step, so this is the last moment to stop it
                 self.check_finite(world.sum(loss.detach().clone()).item())
-            (loss * (self.scaler.scale / total)).backward()
+            (loss * (world.size * self.scaler.scale / total)).backward()  # FSDP averages over processes; undo it
         norm = gradient_norm(self.trained).item() / self.scaler.scale
         mean = (world.sum(running) / total).item()
         if self.scaler.enabled and not math.isfinite(norm):

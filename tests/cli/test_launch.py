@@ -64,6 +64,14 @@ def test_every_process_gets_the_arguments(folder):
     assert err == ""
 
 
+@pytest.mark.parametrize("given, code", [("-m recipe argv", 0), ("--no-python false", 1)])
+def test_a_module_or_another_program(folder, given, code):
+    run = start(*given.split())
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == code, err
+    assert len(out.splitlines()) == (2 if code == 0 else 0)
+
+
 @pytest.mark.parametrize(
     "mode, code, said", [("data", 3, "row 3 has no"), ("kill", 6, "killed by SIGKILL"), ("bug", 1, "ZeroDivisionError")]
 )

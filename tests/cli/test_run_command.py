@@ -174,8 +174,8 @@ SHIPPED = recipes_root() / "configs"
         ),
         ("run --config alpaca_llama2_full_finetune epochs=1", [], "alpaca_llama2_full_finetune", ["epochs=1"]),
         (
-            "run --nproc_per_node 2 full_finetune_single_device --config recipes/configs/alpaca_llama2_full_finetune.yaml",
-            ["--nproc_per_node", "2"],
+            "run --nproc-per-node=2 full_finetune_single_device --config configs/alpaca_llama2_full_finetune.yaml",
+            ["--nproc-per-node=2"],
             "alpaca_llama2_full_finetune",
             [],
         ),
@@ -216,8 +216,9 @@ def test_a_local_recipe_takes_any_keys_but_no_unsafe_component(folder, started, 
     with pytest.raises(SystemExit) as stop:
         main("run my-recipe.py --config mine.yaml".split())
     assert stop.value.code == 2 and "mine.yaml:3" in capsys.readouterr().err
-    main("run my-recipe.py --config mine.yaml ~thing".split())
-    assert started == [([], Path("my-recipe.py"), ["--config", "mine.yaml", "~thing"])]
+    (folder / "mine.yaml").write_text("my_key: 3")
+    main("run my-recipe.py --config mine.yaml my_key=4".split())
+    assert started == [([], Path("my-recipe.py"), ["--config", "mine.yaml", "my_key=4"])]
 
 
 def test_help_names_torchruns_options(capsys):

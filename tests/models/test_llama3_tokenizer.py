@@ -347,10 +347,12 @@ def test_tokenizer_json_gives_the_same(tmp_path):
     llama3_tokenizer_json(path, json_path, list(LLAMA3_SPECIAL_TOKENS))
     theirs = Llama3Tokenizer(str(json_path))
     ours = Llama3Tokenizer(str(path), theirs.special_tokens)
+    copy = pickle.loads(pickle.dumps(theirs))
     assert theirs.bos_id == 3000 and theirs.special_tokens == ours.special_tokens
     assert theirs.base_vocab_size == ours.base_vocab_size == 3000 and theirs.vocab_size == ours.vocab_size
     for text in STRINGS:
         assert theirs.encode(text) == ours.encode(text)
+        assert copy.encode(text) == ours.encode(text)
         assert theirs.decode(ours.encode(text)) == ours.decode(ours.encode(text))
     for entry in DIALOGUES.values():
         messages = [m if isinstance(m, Message) else Message(*m) for m in entry[0]]

@@ -46,8 +46,7 @@ def _torchrun_arguments(
         args.module = True
         args.training_script = "torchtune.cli._worker"
         args.training_script_args = [str(recipe), *arguments]
-    if getattr(args, "shutdown_timeout", SHUTDOWN_SECONDS) is None:
-        args.shutdown_timeout = SHUTDOWN_SECONDS
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_SECONDS))
     _check_counts(torchrun, args)
     _set_rendezvous(args)
     _set_threads(args)

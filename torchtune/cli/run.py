@@ -85,6 +85,11 @@ class CommandLine:
     allowed: list[str] = field(default_factory=list)
     arguments: list[str] = field(default_factory=list)
 
+    @property
+    def runs_a_file(self) -> bool:
+        """Whether what is run is a Python file, not a module (-m) or another program (--no-python)."""
+        return not {"module", "no-python"} & {_torchrun_option(given) for given in self.torchrun}
+
 
 def run(argv: Sequence[str]) -> None:
     """Runs what the command line asks for; its exit code is the recipe's."""
@@ -152,6 +157,8 @@ def _torchrun_option(argument: str) -> str | None:
 
 
 def _recipe(line: CommandLine, config: catalog.Found | None) -> catalog.Found:
+    if line.recipe and not line.runs_a_file:
+        return catalog.Found(Path(line.recipe))
     if line.recipe:
         recipe = catalog.find_recipe(line.recipe)
         if isinstance(recipe.row, catalog.Recipe):

@@ -38,9 +38,11 @@ def within(module: str, packages: Iterable[str]) -> bool:
 
 
 def may_import(dotted: str, more: Iterable[str] = ()) -> bool:
-    """Whether the module part of a dotted path may be imported at all."""
+    """Whether a dotted path may be looked up at all, which imports its module part."""
     if within(dotted, extra_allowed(more)):
         return True
+    if within(dotted, _GADGETS) or any(part.startswith("__") for part in dotted.split(".")):
+        return False
     return within(dotted, ALLOWED) or local_root(dotted.partition(".")[0]) is not None
 
 

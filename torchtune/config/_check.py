@@ -98,6 +98,8 @@ def component_faults(value: Any, allow: Iterable[str] = (), key: str = "") -> li
         if "_component_" in value:
             out += _one_component(key, value, allow)
         for name, inner in value.items():
+            if name == "prompt_template" and isinstance(inner, str) and (message := _judge(inner, allow)[0]):
+                out.append((f"{key}.{name}", f"{key}.{name}: {message}"))
             out += component_faults(inner, allow, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list):
         for i, inner in enumerate(value):

@@ -55,7 +55,9 @@ def parse_overrides(words: Sequence[str]) -> Overrides:
 def _quoted(word: str) -> str:
     """A command-line word as it may be shown: a credential in it is hidden."""
     key, equals, value = word.partition("=")
-    return repr(key + equals + (HIDDEN if value and is_secret_key(key.rpartition(".")[2]) else redact_text(value)))
+    return repr(
+        redact_text(key) + equals + (HIDDEN if value and is_secret_key(key.rpartition(".")[2]) else redact_text(value))
+    )
 
 
 def _path(key: str, word: str) -> Path:

@@ -58,8 +58,10 @@ def problem(key: str, message: str, positions: Positions, file: str | None = Non
 def near(name: str, names: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the most similar of ``names``, or nothing when none is similar."""
     names = [n for n in names if isinstance(n, str)]
-    folded = {n.lower(): n for n in names}
-    match = difflib.get_close_matches(name.lower(), folded, 1, cutoff=0.6)
+    if match := difflib.get_close_matches(name, names, 1):
+        return f" Did you mean {match[0]!r}?"
+    folded = {n.lower(): n for n in names}  # `info` is INFO, `adamw8BIT` is AdamW8bit
+    match = difflib.get_close_matches(name.lower(), folded, 1)
     return f" Did you mean {folded[match[0]]!r}?" if match else ""
 
 

@@ -58,8 +58,6 @@ def get_component(path: str, caller_globals: Mapping[str, Any] | None = None, al
     _refuse_by_source(path, allow)
     found = _import(path, allow)
     target = found.func if isinstance(found, functools.partial) else found
-    if isinstance(found, types.ModuleType):
-        raise ConfigError(f"{path} is a module; name a function or class in it")
     module, name, kind = _identity(target, path)
     if not _allow.may_use(module, name, kind, allow):
         raise ConfigError(_allow.refusal(path, f"{module}.{name}" if kind != "other" else f"a {type(found).__name__}"))
@@ -83,8 +81,10 @@ def _refuse_by_source(path: str, allow: Iterable[str]) -> None:
         found = _static.define(path)
     except _static.Absent:
         return  # names made at run time are seen only there
-    if found is None or found.kind == "module":
+    if found is None:
         return
+    if found.kind == "module":
+        raise ConfigError(f"{path} is a module; name a function or class in it")
     if found.kind == "other" and _allow.may_import(found.module, allow):
         return
     if not _allow.may_use(found.module, found.name, found.kind, allow):

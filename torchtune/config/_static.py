@@ -74,7 +74,9 @@ def _find(module: str, names: tuple[str, ...], seen: frozenset) -> Definition | 
 
 
 def _among_stars(module: str, names: tuple[str, ...], bound: dict, seen: frozenset) -> Definition | None:
-    complete = "__getattr__" not in bound and "*dynamic" not in bound and module_file(module).is_file()
+    # our own top package makes names on request too, but only those of sub-packages, which are files
+    lazy = "__getattr__" in bound and module != "torchtune"
+    complete = not lazy and "*dynamic" not in bound and module_file(module).is_file()
     known = list(bound)
     for source in bound.get("*", []):
         try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from torchtune.config._keys import check_value, component_keys, default_of, yaml_of
 from torchtune.config._problem import Positions, near, problem, raise_all
@@ -33,10 +33,14 @@ def typed(schema: type[T], raw: Mapping[str, Any] | DictConfig, positions: Posit
     for f in dataclasses.fields(schema):
         if f.name in components and f.name not in root and default_of(f) is not None:
             OmegaConf.update(root, f.name, default_of(f), force_add=True)
-    nodes = {name: root[name] for name in components if root.get(name) is not None}
+    nodes = {name: _node(root[name]) for name in components if root.get(name) is not None}
     made = schema(**values | nodes)
     object.__setattr__(made, "_source", root)  # for `source_of`; the object itself stays frozen
     return made
+
+
+def _node(value: DictConfig | ListConfig) -> DictConfig | list[DictConfig]:
+    return list(value) if isinstance(value, ListConfig) else value
 
 
 def source_of(cfg: Any) -> DictConfig:

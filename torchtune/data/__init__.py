@@ -16,7 +16,13 @@ from torchtune.data._message_transforms import (
     OpenAIToMessages,
     ShareGPTToMessages,
 )
-from torchtune.data._messages import MaskingStrategy, Message, Role, mask_messages, validate_messages
+from torchtune.data._messages import (
+    MaskingStrategy,
+    Message,
+    Role,
+    mask_messages,
+    validate_messages,
+)
 from torchtune.data._prompt_templates import (
     ChatMLTemplate,
     GrammarErrorCorrectionTemplate,
@@ -25,32 +31,14 @@ from torchtune.data._prompt_templates import (
     QuestionAnswerTemplate,
     SummarizeTemplate,
 )
-from torchtune.data._utils import truncate
+from torchtune.data._utils import (
+    truncate,
+)
 
 __all__ = [
-    "CROSS_ENTROPY_IGNORE_IDX",
-    "AlpacaToMessages",
-    "ChatMLTemplate",
-    "ChosenRejectedToMessages",
-    "GrammarErrorCorrectionTemplate",
-    "InputOutputToMessages",
-    "MaskingStrategy",
-    "Message",
-    "OpenAIToMessages",
-    "PromptTemplate",
-    "PromptTemplateInterface",
-    "QuestionAnswerTemplate",
-    "Role",
-    "ShareGPTToMessages",
-    "StepLoader",
-    "SummarizeTemplate",
-    "left_pad_sequence",
-    "mask_messages",
-    "padded_collate",
-    "padded_collate_dpo",
-    "padded_collate_packed",
-    "padded_collate_sft",
-    "truncate",
-    "validate_messages",
-    "validation_batches",
-]
+    "CROSS_ENTROPY_IGNORE_IDX", "AlpacaToMessages", "ChatMLTemplate", "ChosenRejectedToMessages",
+    "GrammarErrorCorrectionTemplate", "InputOutputToMessages", "MaskingStrategy", "Message", "OpenAIToMessages",
+    "PromptTemplate", "PromptTemplateInterface", "QuestionAnswerTemplate", "Role", "ShareGPTToMessages",
+    "StepLoader", "SummarizeTemplate", "left_pad_sequence", "mask_messages", "padded_collate", "padded_collate_dpo",
+    "padded_collate_packed", "padded_collate_sft", "truncate", "validate_messages", "validation_batches",
+]  # fmt: skip

@@ -242,9 +242,7 @@ def _special_tokens(path: str, given: dict[str, int] | None) -> dict[str, int]:
     if given is None:
         return dict(LLAMA3_SPECIAL_TOKENS)
     if missing := [name for name in _NEEDED if name not in given]:
-        raise ConfigError(
-            f"special tokens for {path} lack {', '.join(missing)}, which Llama 3's dialogues are written with"
-        )
+        raise ConfigError(f"the special tokens for {path} lack {', '.join(missing)}, which Llama 3's dialogues need")
     return dict(given)
 
 

@@ -135,9 +135,6 @@ def shard(
     for layer in model.layers:
         fully_shard(layer, reshard_after_forward=reshard_after_forward, **policy)
     fully_shard(model, reshard_after_forward=False, **policy)
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)  # losses are divided by the global token count: gradients add up
     _prefetch(list(model.layers), prefetch_layers)
 
 

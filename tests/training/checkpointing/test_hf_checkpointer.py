@@ -174,7 +174,9 @@ def test_a_missing_shard_is_named(llamas):
         FullModelHFCheckpointer(base, ["pytorch_model.bin"]).weights({})
 
 
-@pytest.mark.parametrize("name", ["../secret/x.safetensors", "/etc/x.safetensors", "a/b.safetensors", "x.bin", "..safetensors"])
+@pytest.mark.parametrize(
+    "name", ["../secret/x.safetensors", "/etc/x.safetensors", "a/b.safetensors", "x.bin", "..safetensors"]
+)
 def test_an_index_cannot_point_elsewhere(llamas, name):
     base = llamas.folder()
     (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
@@ -209,7 +211,7 @@ def test_faults_are_listed_together_before_any_tensor(llamas):
     assert "1 tensor(s) missing from the files:\n  layers.0.mlp.w1.weight\n" in text
     assert "model.safetensors: model.layers.0.mlp.gatee_proj.weight [48, 32]" in text
     assert "nearest known name: model.layers.{}.mlp.gate_proj" in text
-    assert "model.safetensors: model.norm.weight is [31], the model's norm.scale needs [32]" in text
+    assert "model.safetensors: model.norm.weight is [31]; the model's norm.scale is [32]" in text
 
 
 def test_another_model_gives_a_short_message(llamas):

@@ -16,15 +16,7 @@ from torchtune.modules.loss.kd_losses import (
 from torchtune.modules.loss.loss_types import RLLoss, SFTLoss
 
 __all__ = [
-    "CEWithChunkedOutputLoss",
-    "ForwardKLLoss",
-    "ForwardKLWithChunkedOutputLoss",
-    "LinearCrossEntropyLoss",
-    "RLLoss",
-    "ReverseKLLoss",
-    "ReverseKLWithChunkedOutputLoss",
-    "SFTLoss",
-    "SymmetricKLLoss",
-    "SymmetricKLWithChunkedOutputLoss",
-    "linear_cross_entropy",
-]
+    "CEWithChunkedOutputLoss", "ForwardKLLoss", "ForwardKLWithChunkedOutputLoss", "LinearCrossEntropyLoss",
+    "RLLoss", "ReverseKLLoss", "ReverseKLWithChunkedOutputLoss", "SFTLoss", "SymmetricKLLoss",
+    "SymmetricKLWithChunkedOutputLoss", "linear_cross_entropy",
+]  # fmt: skip

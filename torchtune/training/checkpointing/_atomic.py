@@ -1,6 +1,7 @@
 """Folders that exist only when they are complete: written under a hidden name, synced, listed with hashes, renamed."""
 
 import logging
+import math
 import os
 import re
 import shutil
@@ -185,13 +186,13 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return sorted(found, key=_age, reverse=True)
 
 
-def _age(folder: Path) -> tuple[int, int, int]:
-    """Steps done, then when it was written, then its number."""
+def _age(folder: Path) -> tuple[float, int, int]:
+    """Steps done, then when it was written, then its number. A damaged one counts as new, so that it is judged and told."""
     number = int(_NAME.match(folder.name)[2])
     try:
         return int(facts_of(folder).get("step", -1)), (folder / MANIFEST).stat().st_mtime_ns, number
     except (CheckpointError, OSError, KeyError, TypeError, AttributeError, ValueError):
-        return -1, folder.stat().st_mtime_ns, number
+        return math.inf, folder.stat().st_mtime_ns, number
 
 
 def newest_complete(

@@ -26,7 +26,7 @@ def check_plan(plan: ReadPlan, source: Tensors, names: WeightMap, place: str, ab
         *_section(
             "of another shape",
             [
-                f"{source.where(r.foreign)}: {r.foreign} is {list(found)}, the model's {r.native} needs {list(expected)}"
+                f"{source.where(r.foreign)}: {r.foreign} is {list(found)}; the model's {r.native} is {list(expected)}"
                 for r, found, expected in misshapen.values()
             ],
         ),

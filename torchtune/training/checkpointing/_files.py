@@ -88,7 +88,8 @@ def named_files(folder: Path, files: CheckpointFiles) -> list[Path]:
         there = sorted(p.name for p in folder.iterdir() if p.is_file())[:20]
         raise CheckpointError(
             f"checkpoint_files names {', '.join(absent[:5])}, which {folder} does not have "
-            f"({len(absent)} of {len(names)} absent). It has {', '.join(there) or 'no files'}. Leave checkpoint_files out to use what is there."
+            f"({len(absent)} of {len(names)} absent). It has {', '.join(there) or 'no files'}. "
+            "Leave checkpoint_files out to use what is there."
         )
     return paths
 

@@ -83,8 +83,11 @@ def write_torch_file(
     """
     laid_out = {k: torch.empty(i.shape, dtype=i.dtype) for k, i in infos.items()}  # never touched: takes no memory
     laid_out |= {k: laid_out[of] for k, of in (same or {}).items()}
-    with open(path, "wb") as f, torch.serialization.skip_data():
-        torch.save(laid_out, f)
+    try:
+        with open(path, "wb") as f, torch.serialization.skip_data():
+            torch.save(laid_out, f)
+    except RuntimeError as e:  # torch hides the error of the storage
+        raise CheckpointError(f"cannot write {path}: {_first_line(e)}; is the disk full?") from e
     with FakeTensorMode():
         fakes = torch.load(path, weights_only=True)
     offsets = {k: t.untyped_storage()._checkpoint_offset for k, t in fakes.items()}

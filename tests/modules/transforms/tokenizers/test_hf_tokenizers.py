@@ -29,7 +29,8 @@ MISTRAL = (
     "{% if message['role'] == 'system' %}{% set ns.system = message['content'] + '\\n\\n' %}{% continue %}{% endif %}"
     "{% if (message['role'] == 'user') and loop.last and false %}{% break %}{% endif %}"
     "{% if message['role'] == 'user' %}[INST] {{ ns.system + message['content'] }}[/INST]{% set ns.system = '' %}"
-    "{% elif message['role'] == 'assistant' %}{% generation %} {{ message['content'] }}{{ eos_token }}{% endgeneration %}"
+    "{% elif message['role'] == 'assistant' %}"
+    "{% generation %} {{ message['content'] }}{{ eos_token }}{% endgeneration %}"
     "{% else %}{{ raise_exception('no role ' + message['role']) }}{% endif %}{% endfor %}"
     "{% if ns.system %}{{ raise_exception('a system message alone') }}{% endif %}"
 )

@@ -67,6 +67,10 @@ class PlainTextTokenizer:
         self.vocab_size: int = max(self.tokenizer.get_vocab().values()) + 1
         self._adds_space = self.tokenizer.encode("a", add_special_tokens=False).tokens[0].startswith("\u2581")
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.tokenizer.encode_special_tokens = True  # the library does not pickle it
+
     def encode(
         self,
         text: str,
