@@ -114,14 +114,14 @@ def test_the_first_guide_without_the_slip_has_no_faults():
 def test_overrides_find_flat_keys_where_they_went():
     words = [
         "lr=1e-3",
-        "model=lora_llama2_7b",
+        "model=llama2_13b",
         "dataset=alpaca_cleaned",
         "model_checkpoint=/x",
         "tokenizer_checkpoint=/y",
     ]
     cfg = load_text(FLAT, "f", words).cfg
     assert cfg.optimizer.lr == 1e-3 and "lr" not in cfg
-    assert cfg.model._component_ == "torchtune.models.llama2.lora_llama2_7b"
+    assert cfg.model._component_ == "torchtune.models.llama2.llama2_13b"
     assert cfg.dataset._component_ == "torchtune.datasets.alpaca_cleaned_dataset"
     assert cfg.checkpointer.checkpoint_dir == "/x" and cfg.tokenizer.path == "/y"
 
@@ -138,7 +138,7 @@ def test_arguments_of_the_flat_dataset(clean, name):
     [
         (15, "optimizer: SDG", ["nothing named 'SDG'", "'SGD'"]),
         (7, "model: llama2_8b", ["nothing named 'llama2_8b'", "'llama2_7b'"]),
-        (2, "dataset: alpca", ["'alpca'", "alpaca_dataset"]),
+        (2, "dataset: alpca", ["'alpca'", "'alpaca'"]),
         (16, "loss: CrosEntropyLoss", ["'CrossEntropyLoss'"]),
     ],
 )

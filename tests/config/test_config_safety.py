@@ -9,29 +9,35 @@ from torchtune.config import check, get_component, instantiate, load_text
 from torchtune.errors import ConfigError
 
 ATTACKS = [
-    "os.system", "posix.system", "subprocess.check_call", "subprocess.Popen", "builtins.eval", "builtins.exec",
-    "shutil.rmtree", "pickle.loads", "importlib.import_module", "functools.partial", "pathlib.Path.unlink", "runpy.run_path",
-    "torch.load", "torch.hub.load", "torch.serialization.load", "torch.ops.load_library", "torch.compile",
-    "torch.utils.cpp_extension.load", "torch.utils.cpp_extension.load_inline", "torch.jit.load", "torch.classes.load_library",
+    "os.system", "posix.system", "subprocess.check_call", "subprocess.Popen", "builtins.eval",
+    "builtins.exec", "shutil.rmtree", "pickle.loads", "importlib.import_module", "functools.partial",
+    "pathlib.Path.unlink", "runpy.run_path", "torch.load", "torch.hub.load", "torch.serialization.load",
+    "torch.ops.load_library", "torch.compile", "torch.utils.cpp_extension.load",
+    "torch.utils.cpp_extension.load_inline", "torch.jit.load", "torch.classes.load_library",
     "torch.nn.os.system", "torch.optim.sys.modules", "torch.optim.optimizer.functools.partial",
-    "torch.optim.lr_scheduler.types.FunctionType", "torch.optim.lr_scheduler.warnings.warn", "torch.nn.functional.importlib.util.find_spec",
-    "torch.nn.functional.importlib.import_module", "torch.nn.modules.linear.torch.hub.load", "torch.nn.functional.torch.load",
-    "torch.nn.modules.module.torch.load", "torch.nn.parallel.distributed.os.system", "torch.nn.parallel.distributed.sys.exit",
-    "torch.utils.data.dataloader.os.system", "torch.utils.data.dataloader.multiprocessing.Process",
-    "torch.utils.data.dataloader.queue.Queue", "torch.utils.data._utils.worker.os.system",
-    "torch.utils.data._utils.pin_memory.threading.Thread", "torch.utils.data.datapipes.iter.FileOpener",
+    "torch.optim.lr_scheduler.types.FunctionType", "torch.optim.lr_scheduler.warnings.warn",
+    "torch.nn.functional.importlib.util.find_spec", "torch.nn.functional.importlib.import_module",
+    "torch.nn.modules.linear.torch.hub.load", "torch.nn.functional.torch.load",
+    "torch.nn.modules.module.torch.load", "torch.nn.parallel.distributed.os.system",
+    "torch.nn.parallel.distributed.sys.exit", "torch.utils.data.dataloader.os.system",
+    "torch.utils.data.dataloader.multiprocessing.Process", "torch.utils.data.dataloader.queue.Queue",
+    "torch.utils.data._utils.worker.os.system", "torch.utils.data._utils.pin_memory.threading.Thread",
+    "torch.utils.data.datapipes.iter.FileOpener",
     "torch.utils.data.datapipes.iter.callable.MapperIterDataPipe", "torch.utils.data.graph.pickle.loads",
     "torch.nn.Module.load_state_dict", "torch.nn.Module.__init__.__globals__", "torch.nn.Module.__class__",
-    "torch.nn.Embedding.from_pretrained", "torch.optim.Optimizer.__reduce__", "torch.nn.__dict__", "torch.nn.__loader__.load_module",
-    "torch.optim.__builtins__.eval", "torch.nn.modules.module.register_module_forward_hook", "torch.nn.functional.handle_torch_function",
+    "torch.nn.Embedding.from_pretrained", "torch.optim.Optimizer.__reduce__", "torch.nn.__dict__",
+    "torch.nn.__loader__.load_module", "torch.optim.__builtins__.eval",
+    "torch.nn.modules.module.register_module_forward_hook", "torch.nn.functional.handle_torch_function",
     "torchtune.config.os.system", "torchtune.config._parse.os.system", "torchtune.config.instantiate",
-    "torchtune.config.get_component", "torchtune.cli.main", "torchtune.import_module", "torchtune.__loader__.exec_module",
-    "torchtune.config._resolve.import_module", "torchtune.errors.ConfigError.__init__", "torchtune.utils.os.system",
-    "torchtune.config._resolve.subprocess.run", "bitsandbytes.utils.execute_and_return", "torchao.utils.benchmark_model",
-    "parts.os.system", "parts.system", "parts.sp.check_call", "parts.run", "parts.shell", "parts.torch.load",
-    "parts.torch.hub.load", "parts.handle", "parts.logger.shout", "parts.logger", "parts.anonymous", "parts.OrderedDict",
-    "parts.functools.partial", "parts.number", "parts.Logger.shout", "parts.__builtins__.eval", "parts.dataclass",
-    "parts.make_dataset.__globals__", "parts", "torch", "os", "..os.system", "os.system.", "a b.c", "parts:run", "/bin/sh",
+    "torchtune.config.get_component", "torchtune.cli.main", "torchtune.import_module",
+    "torchtune.__loader__.exec_module", "torchtune.config._resolve.import_module",
+    "torchtune.errors.ConfigError.__init__", "torchtune.utils.os.system",
+    "torchtune.config._resolve.subprocess.run", "bitsandbytes.utils.execute_and_return",
+    "torchao.utils.benchmark_model", "parts.os.system", "parts.system", "parts.sp.check_call", "parts.run",
+    "parts.shell", "parts.torch.load", "parts.torch.hub.load", "parts.handle", "parts.logger.shout",
+    "parts.logger", "parts.anonymous", "parts.OrderedDict", "parts.functools.partial", "parts.number",
+    "parts.Logger.shout", "parts.__builtins__.eval", "parts.dataclass", "parts.make_dataset.__globals__",
+    "parts", "torch", "os", "..os.system", "os.system.", "a b.c", "parts:run", "/bin/sh",
 ]  # fmt: skip
 
 
@@ -143,3 +149,10 @@ def test_the_hint_says_that_a_local_file_has_a_taken_name(parts):
 def test_what_a_config_may_name(parts, path):
     assert callable(get_component(path))
     assert not [p for p in check(load_text(f"x:\n  _component_: {path}\n")) if "allow-component" in p.message]
+
+
+def test_a_file_written_after_a_first_look_is_found(parts):
+    with pytest.raises(ConfigError):
+        get_component("later.f")
+    (parts / "later.py").write_text("def f(): return 1\n")
+    assert get_component("later.f")() == 1

@@ -1,6 +1,8 @@
 """Typed keys: types, unknown and missing keys, impossible combinations, and keys without effect."""
 
+import copy
 import dataclasses
+import pickle
 
 import pytest
 from omegaconf import DictConfig
@@ -136,15 +138,18 @@ def test_keys_without_effect_are_accepted_and_say_so(parts):
 
 
 def test_every_key_of_torchtunes_finetuning_recipes_is_known():
-    keys = """ac_mode ac_option activation_offloading_use_streams batch_size batch_size_val checkpointer clip_grad_norm
-    collate_fn compile context_parallel_dim context_parallel_rotate_method cudnn_deterministic_mode custom_sharded_layers
-    data_parallel_replicate_dim data_parallel_shard_dim dataset dataset_val device dtype enable_activation_checkpointing
-    enable_activation_offloading enable_async_checkpointing enable_fp8_training epochs fp8_recipe_name fsdp_cpu_offload
-    fsdp_reshard_after_forward gradient_accumulation_steps log_every_n_steps log_level log_peak_memory_stats loss
-    low_cpu_ram lr_scheduler max_steps_per_epoch memory_efficient_fsdp_wrap metric_logger model optimizer optimizer_in_bwd
+    keys = """
+    ac_mode ac_option activation_offloading_use_streams batch_size batch_size_val checkpointer clip_grad_norm
+    collate_fn compile context_parallel_dim context_parallel_rotate_method cudnn_deterministic_mode
+    custom_sharded_layers data_parallel_replicate_dim data_parallel_shard_dim dataset dataset_val device dtype
+    enable_activation_checkpointing enable_activation_offloading enable_async_checkpointing
+    enable_fp8_training epochs fp8_recipe_name fsdp_cpu_offload fsdp_reshard_after_forward
+    gradient_accumulation_steps log_every_n_steps log_level log_peak_memory_stats loss low_cpu_ram
+    lr_scheduler max_steps_per_epoch memory_efficient_fsdp_wrap metric_logger model optimizer optimizer_in_bwd
     output_dir profiler quantizer resize_token_embeddings resume_from_checkpoint run_val_every_n_steps
-    save_adapter_weights_only save_every_n_steps seed shuffle tensor_parallel_dim tensor_parallel_plan tokenizer fsdp
-    fake_quant_after_n_steps layer_dropout early_exit_loss""".split()
+    save_adapter_weights_only save_every_n_steps seed shuffle tensor_parallel_dim tensor_parallel_plan
+    tokenizer fsdp fake_quant_after_n_steps layer_dropout early_exit_loss
+    """.split()
     known = {f.name for f in dataclasses.fields(FinetuneConfig)}
     assert not set(keys) - known
     assert not known & ELSEWHERE.keys()
@@ -170,7 +175,7 @@ def test_all_faults_come_at_once_in_the_order_of_the_file(parts):
     text = "\n".join(map(str, found))
     assert "bad.yaml:3: 'batchsize' is not a key of this recipe. Did you mean 'batch_size'?" in text
     assert "bad.yaml:5: optimizer: torch.optim has no 'AdmW'. Did you mean 'AdamW'?" in text
-    assert "modl_dir" in text
+    assert "bad.yaml:1: output_dir: Interpolation key 'modl_dir' not found" in text
     for missing in ("model", "tokenizer", "dataset", "checkpointer"):
         assert f"the config lacks '{missing}'" in text
 
@@ -189,3 +194,26 @@ def test_a_missing_key_names_the_file(parts):
 
 def test_documented_names_are_there():
     assert {"instantiate", "log_config", "parse", "validate"} <= set(config.__all__)
+
+
+def test_a_wrong_reference_names_the_nearest_key(parts):
+    (found,) = check(load("config.yaml", ["batch_size=${epoch}", "epochs=2"]), FinetuneConfig)
+    assert "'epochs'" in found.message and "batch_size" in found.message
+
+
+def test_configs_can_be_copied_and_sent_to_other_processes(parts):
+    loaded = load("config.yaml")
+    cfg = typed(FinetuneConfig, loaded.cfg, loaded.positions)
+    again = pickle.loads(pickle.dumps(cfg))
+    assert again == cfg and source_of(again) == loaded.cfg
+    assert copy.deepcopy(loaded.cfg) == loaded.cfg
+    assert again.checkpointer.checkpoint_dir == "/tmp/out"
+
+
+def test_components_under_keys_without_effect_need_only_be_harmless(parts):
+    text = (parts / "config.yaml").read_text()
+    (parts / "a.yaml").write_text(text + "tensor_parallel_plan:\n  _component_: torchtune.models.llama3.no_such_plan\n")
+    (parts / "b.yaml").write_text(text + "teacher_model:\n  _component_: os.system\n")
+    assert check(load("a.yaml"), FinetuneConfig) == []
+    (found,) = check(load("b.yaml"), FinetuneConfig)
+    assert found.line == 26 and "os.system" in found.message

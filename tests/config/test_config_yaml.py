@@ -8,7 +8,8 @@ from torchtune.config._yaml import parse_text, parse_value
 from torchtune.errors import ConfigError
 
 SCALARS = [
-    "1e-5", "2.5e-4", "1E5", "-1e-3", "1.", ".5", "-.5", ".5e3", "1_000", "0x1F", "0b11", "017", "-3", "true", "False", "yes",
+    "1e-5", "2.5e-4", "1E5", "-1e-3", "1.", ".5", "-.5", ".5e3", "1_000", "0x1F", "0b11", "017", "-3", "true", "False",
+    "yes",
     "off", "null", "~", "None", "1e-3x", "2024-01-02", "12:30", "1.2.3", "abc", "'1e-5'", ".inf", "-.inf", "1e", "e5",
 ]  # fmt: skip
 

@@ -74,3 +74,16 @@ def test_by_operation_repeats_less_than_whole_layers():
 def test_what_is_not_known_is_refused(choice):
     with pytest.raises(ConfigError, match="ac_"):
         apply_selective_activation_checkpointing(Model(), *choice)
+
+
+def test_recomputing_layers_can_be_compiled():
+    torch.manual_seed(0)
+    plain = Model()
+    model = copy.deepcopy(plain)
+    apply_selective_activation_checkpointing(model, "full", None)
+    for layer in model.layers:
+        layer.compile(backend="aot_eager")
+    expected, actual = _backward(plain)[0], _backward(model)[0]
+    torch._dynamo.reset()
+    for a, b in zip(actual, expected):
+        torch.testing.assert_close(a, b)

@@ -27,7 +27,11 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Request:
-    """What to fetch and where to put it; ``token`` None takes ``HF_TOKEN`` or the login that the Hub's package stored."""
+    """What to fetch and where to put it.
+
+    Args:
+        token: None takes ``HF_TOKEN``, otherwise the login that the Hub's package has stored.
+    """
 
     repo_id: str
     output_dir: Path
@@ -36,12 +40,10 @@ class Request:
     ignore_patterns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        token = self.token or os.environ.get("HF_TOKEN")
-        # An HTTP header cannot carry it otherwise, and the failure there would show it.
-        if token and not (token.isascii() and token.isprintable() and " " not in token.strip()):
-            raise ConfigError(
-                f"the Hugging Face token has characters that no token has; copy it anew from {TOKENS_PAGE}"
-            )
+        token = (self.token or os.environ.get("HF_TOKEN") or "").strip()
+        # An HTTP header could not carry such a token, and the failure there would show it.
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise ConfigError(f"the Hugging Face token has characters that none has; copy it anew from {TOKENS_PAGE}")
 
 
 def plan(request: Request) -> list[RemoteFile]:
@@ -125,13 +127,13 @@ def _meaning(error: BaseException, request: Request) -> TuneError:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return CheckpointError(
             f"the disk of {request.output_dir} is full. Free some space or choose another --output-dir, and run the "
-            "same command again: files that are complete are kept"
+            "same command again: complete files are kept"
         )
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return CheckpointError(f"cannot write {error.filename}: {error.strerror}")
     return CheckpointError(
-        f"{_endpoint()} could not be reached or broke off: {_public(error, request)}. Check the network (and "
-        "HF_ENDPOINT and the proxy variables, if set), then run the same command again: files that are complete are kept"
+        f"{_endpoint()} could not be reached or broke off: {_public(error, request)}. Check the network "
+        "(and HF_ENDPOINT and the proxy variables, if set), then run the same command again: complete files are kept"
     )
 
 
@@ -144,7 +146,7 @@ def _refusal(error: Any, request: Request) -> TuneError:
         return ConfigError(f"the Hub does not let this token read {request.repo_id}: {said}. Its rights: {TOKENS_PAGE}")
     if status == 429:
         return CheckpointError(
-            "the Hub asks for fewer requests (429); wait a few minutes and run the same command again"
+            "the Hub asks for fewer requests (429); wait some minutes, then run the same command again"
         )
     if status >= 500:
         return CheckpointError(

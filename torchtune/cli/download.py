@@ -32,12 +32,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("repo_id", help="the repository, such as meta-llama/Llama-3.2-1B-Instruct, or Kaggle's handle")
     parser.add_argument("--output-dir", type=Path, help="folder for the files; default: /tmp/<model name>")
-    parser.add_argument(
-        "--output-dir-use-symlinks", nargs="?", const="True", metavar="WHEN", help="accepted, without effect"
-    )
-    parser.add_argument(
-        "--hf-token", help="needed for gated and private models; default: HF_TOKEN, then `hf auth login`"
-    )
+    parser.add_argument("--output-dir-use-symlinks", metavar="WHEN", help="accepted, without effect")
+    parser.add_argument("--hf-token", help="for gated and private models; default: HF_TOKEN, then the stored login")
     parser.add_argument(
         "--ignore-patterns",
         action="append",

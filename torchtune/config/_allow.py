@@ -11,6 +11,7 @@ from pathlib import Path
 
 ALLOWED = ("torchtune", "torch.optim", "torch.nn", "torch.utils.data", "torchao", "bitsandbytes")
 ENVIRONMENT = "TUNE_ALLOW_COMPONENTS"
+FLAG = "--allow-component"
 
 # Inside the allowed packages, but able to run commands, import by name or read pickles for whoever writes the config.
 _GADGETS = (
@@ -74,7 +75,7 @@ def refusal(path: str, found: str | None = None) -> str:
     hint = shadow_hint(path.partition(".")[0])
     return (
         f"{what} is not something that a config may run: components come from {', '.join(ALLOWED)} or from a Python "
-        f"file under the current folder.{hint} If you trust it, add `--allow-component {root}` to the command line."
+        f"file under the current folder.{hint} If you trust it, add `{FLAG} {root}` to the command line."
     )
 
 
@@ -83,11 +84,17 @@ def local_root(top: str) -> Path | None:
 
     A file such as ./random.py must not stand in for the standard library's, nor ./torch.py for torch.
     """
-    return _local_root(top, os.getcwd(), tuple(sys.path))
+    return _local_root(top, *here(), tuple(sys.path))
+
+
+def here() -> tuple[str, int]:
+    """The current folder and the time of its last change, as a key for what was found in it."""
+    cwd = os.getcwd()
+    return cwd, os.stat(cwd).st_mtime_ns
 
 
 @lru_cache(maxsize=256)
-def _local_root(top: str, cwd: str, path: tuple[str, ...]) -> Path | None:
+def _local_root(top: str, cwd: str, changed: int, path: tuple[str, ...]) -> Path | None:
     candidate = _candidate(top, cwd)
     if candidate is None or _taken(top, candidate, cwd, path):
         return None

@@ -1,6 +1,7 @@
 """Every fault of a config at once: keys, types, combinations, components and their arguments; imports no component."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from torchtune.config._load import LoadedConfig
 from torchtune.config._names import ROLES, Role, current
 from torchtune.config._problem import Problem, near, problem
 from torchtune.config._resolve import argument_faults, first_line
-from torchtune.config._typed import Fault, check_keys, references
+from torchtune.config._typed import Fault, check_keys, references, unused_keys
 
 _NO_ROLE = Role()
 
@@ -34,7 +35,10 @@ def check(loaded: LoadedConfig, recipe_schema: type | None = None, allow: Iterab
         broken = {k for k, _ in faults}
         faults += [(k, _hinted(k, m, plain)) for k, m in key_faults if k not in broken]
         faults += _dotted_faults(recipe_schema, plain, allow)
-    faults += component_faults(plain, allow)
+    unused = set() if recipe_schema is None else unused_keys(recipe_schema)
+    for key, message in component_faults(plain, allow):
+        if key.partition(".")[0] not in unused or _allow.FLAG in message:  # what is never made need only be harmless
+            faults.append((key, message))
     reported = {(p.key, p.message) for p in problems}
     told = {p.key for p in problems}
     for key, message in dict.fromkeys(faults):
@@ -60,7 +64,8 @@ def _resolved(cfg: DictConfig) -> tuple[dict[str, Any], list[Fault]]:
             plain[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         except OmegaConfBaseException as e:
             full = (e.full_key or key).replace("[", ".").replace("]", "")
-            faults.append((full, f"{full}: {first_line(e)}"))
+            hint = near(m[1], cfg) if (m := re.search(r"key '(\w+)", first_line(e))) else ""
+            faults.append((full, f"{full}: {first_line(e)}.{hint}"))
     return plain, faults
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from torchtune.config import _overrides, _yaml
+from torchtune.config import _overrides, _package, _yaml
 from torchtune.config._legacy import Normaliser
 from torchtune.config._problem import Place, Problem, place_of, shown
 from torchtune.config._typed import references
@@ -52,6 +52,7 @@ def _merge(data: dict[str, Any], positions: dict[str, Place], file: str, words: 
         parsed = _overrides.parse_overrides(words)
         normaliser.notes += _overrides.apply(parsed, data, positions, normaliser.moved)
         normaliser.run()
+    _package.register()
     cfg = OmegaConf.create(data)
     loaded = LoadedConfig(cfg, file, positions, list(dict.fromkeys(normaliser.notes)), normaliser.problems)
     cfg.__dict__["_loaded"] = loaded  # lets `instantiate` name the line of a node

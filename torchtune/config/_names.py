@@ -56,7 +56,8 @@ class Role:
     suffix: str = ""
 
 
-_MODEL = Role(("torchtune.models",))
+_FAMILIES = ("torchtune.models",)
+_MODEL = Role(_FAMILIES)
 _DATASET = Role(("torchtune.datasets", "torchtune.datasets.multimodal"), handed=("tokenizer",), suffix="_dataset")
 _CHECKPOINTER = Role(
     ("torchtune.training",),
@@ -67,7 +68,7 @@ _CHECKPOINTER = Role(
 ROLES: dict[str, Role] = {
     "model": _MODEL,
     "teacher_model": _MODEL,
-    "tokenizer": Role(("torchtune.models",), suffix="_tokenizer"),
+    "tokenizer": Role(_FAMILIES, suffix="_tokenizer"),
     "dataset": _DATASET,
     "dataset_val": _DATASET,
     "optimizer": Role(("torch.optim", "bitsandbytes.optim", "torchao.optim"), handed=("params",)),
@@ -93,22 +94,25 @@ def expand(role: str, short: str) -> str:
     """
     rule = ROLES[role]
     known: list[str] = []
+    likeliest: list[str] = []
     for module in _modules(rule, short):
         for name in (short, short + rule.suffix):
             try:
                 found = _static.define(f"{module}.{name}")
             except _static.Absent as e:
-                known += e.names
+                known += [n for n in e.names if not n.startswith("_")]
+                likeliest = likeliest or list(known)
                 continue
             if found is not None and found.kind != "module":
                 return f"{module}.{name}"
-    ours = [n for n in known if not n.startswith("_")]
-    raise ConfigError(f"{role}: nothing named {short!r} in {', '.join(rule.modules)}.{near(short, ours)}")
+    stems = [n.removesuffix(rule.suffix) for n in known]
+    hint = near(short, likeliest if rule.modules == _FAMILIES else []) or near(short, [*stems, *known])
+    raise ConfigError(f"{role}: nothing named {short!r} in {' or '.join(rule.modules)}.{hint}")
 
 
 def _modules(rule: Role, short: str) -> Iterator[str]:
     """Where to look, the likeliest first; the models' package has one module per family, so names choose among them."""
-    if rule.modules != ("torchtune.models",):
+    if rule.modules != _FAMILIES:
         yield from rule.modules
         return
     stem = short.removeprefix("qlora_").removeprefix("lora_")

@@ -1,7 +1,6 @@
 """Python source files: where a module lies, and which names its top level binds; nothing is imported or run."""
 
 import ast
-import os
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib.util import find_spec
@@ -12,13 +11,8 @@ from torchtune.config import _allow
 
 def module_file(module: str) -> Path | None:
     """The source file of a module (a folder for one without ``__init__``), or None. Imports nothing."""
-    return _module_file(module, os.getcwd())
-
-
-@lru_cache(maxsize=1024)
-def _module_file(module: str, cwd: str) -> Path | None:
     top, *rest = module.split(".")
-    base = _top(top)
+    base = _top(top, *_allow.here())
     if base is None or (rest and not base.is_dir()):
         return None
     path = base.joinpath(*rest)
@@ -28,7 +22,8 @@ def _module_file(module: str, cwd: str) -> Path | None:
     return path if path.is_dir() else None
 
 
-def _top(top: str) -> Path | None:
+@lru_cache(maxsize=256)
+def _top(top: str, cwd: str, changed: int) -> Path | None:
     if (local := _allow.local_root(top)) is not None:
         return local
     try:

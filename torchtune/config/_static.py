@@ -170,7 +170,8 @@ def _class(module: str, node: ast.ClassDef, seen: frozenset) -> inspect.Signatur
         return None
     for wanted in ("__init__", "__new__"):
         for item in node.body:
-            if isinstance(item, ast.FunctionDef) and item.name == wanted:
+            overload = isinstance(item, ast.FunctionDef) and "overload" in {last_name(d) for d in item.decorator_list}
+            if isinstance(item, ast.FunctionDef) and item.name == wanted and not overload:
                 return _function(item, skip=1)
     for base in node.bases:
         if last_name(base) in _PLAIN_BASES:

@@ -7,10 +7,12 @@ from dataclasses import MISSING
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from torchtune.config._keys import check_value, component_keys, default_of, yaml_of
 from torchtune.config._problem import Positions, near, problem, raise_all
 from torchtune.config.schema import ELSEWHERE, contradictions
+from torchtune.errors import ConfigError
 
 Fault = tuple[str, str]  # (dotted key, message)
 T = TypeVar("T")
@@ -26,7 +28,10 @@ def typed(schema: type[T], raw: Mapping[str, Any] | DictConfig, positions: Posit
         ConfigError: names every unknown, missing or wrong key, with its place when ``positions`` knows it.
     """
     root = raw if isinstance(raw, DictConfig) else OmegaConf.create(dict(raw))
-    plain = OmegaConf.to_container(root, resolve=True)
+    try:
+        plain = OmegaConf.to_container(root, resolve=True)
+    except OmegaConfBaseException as e:
+        raise ConfigError(str(e)) from None
     values, faults, _ = check_keys(schema, plain, free=references(OmegaConf.to_container(root)))
     raise_all(problem(key, message, positions or {}) for key, message in faults)
     components = component_keys(schema)
@@ -46,6 +51,11 @@ def _node(value: DictConfig | ListConfig) -> DictConfig | list[DictConfig]:
 def source_of(cfg: Any) -> DictConfig:
     """The merged config (unresolved) behind a typed config object; a DictConfig is its own source."""
     return cfg if isinstance(cfg, DictConfig) else cfg._source
+
+
+def unused_keys(schema: type) -> set[str]:
+    """Keys that are accepted without effect, so that no component in them is ever made."""
+    return {f.name for f in dataclasses.fields(schema) if f.metadata} | ELSEWHERE.keys()
 
 
 def check_keys(schema: type, raw: Mapping[str, Any], free: set[str]) -> tuple[dict[str, Any], list[Fault], list[str]]:

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import _set_pg_timeout  # torch has no public name for it
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -37,9 +38,19 @@ class World:
             dist.all_reduce(x)
         return x
 
-    def any(self, flag: bool) -> bool:
-        """True everywhere if it is true on any process."""
-        return bool(self.sum(torch.tensor(int(flag), device=self.device)))
+    def max(self, number: int) -> int:
+        """The largest of all processes' numbers, everywhere."""
+        if self.size == 1:
+            return number
+        largest = torch.tensor(number, device=self.device)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest)
+
+    def set_timeout(self, seconds: float) -> None:
+        """From now on, how long a collective may take before the run is given up."""
+        if self.size > 1:
+            for group in {dist.group.WORLD, self.mesh.get_group()}:
+                _set_pg_timeout(timedelta(seconds=seconds), group)
 
     def barrier(self) -> None:
         """Wait until every process is here."""

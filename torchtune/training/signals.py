@@ -7,23 +7,14 @@ from types import FrameType, TracebackType
 class StopSignal:
     """Inside the block, the first SIGTERM or SIGINT is only noted; a second one acts as usual.
 
-    The recipe looks at ``received`` after each step, agrees with the other processes, saves and leaves with
-    ``exit_code``: 143 for SIGTERM, 130 for SIGINT.
+    The recipe looks at ``received`` after each step, agrees with the other processes, saves and leaves with 128 and
+    the signal's number: 143 for SIGTERM, 130 for SIGINT.
     """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
         self.received: int | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """128 plus the signal's number, by the shell's convention; SIGTERM's where another process got the signal."""
-        return 128 + (self.received or signal.SIGTERM)
-
-    @property
-    def name(self) -> str:
-        return signal.Signals(self.received or signal.SIGTERM).name
 
     def __enter__(self) -> "StopSignal":
         self._before = {number: signal.signal(number, self._note) for number in self._SIGNALS}

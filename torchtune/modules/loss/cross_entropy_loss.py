@@ -17,8 +17,6 @@ from torchtune.modules.loss.loss_types import SFTLoss
 
 # One block of exponentials should stay in a core's second-level cache; a GPU wants fewer, larger kernels.
 _BLOCK_BYTES = {"cpu": 5 << 19, "cuda": 1 << 29}
-# Exponentials are kept for backward up to this size, which saves projecting twice.
-_KEEP_BYTES = 256 << 20
 _SUM_SEGMENTS = 32  # bf16 sums are rounded per segment, then added in float32
 
 
@@ -39,33 +37,35 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, ign
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """With logits x, label logit t and z = sum(exp(x)): loss = log(z) - t and d loss / d x = exp(x) / z - [label]."""
+    """With logits x, label logit t and z = sum(exp(x)): loss = log(z) - t and d loss / d x = exp(x) / z - [label].
+
+    Forward keeps only z; backward computes the logits again, which costs less time than storing them in memory does.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         label_logits = (hidden.float() * weight.index_select(0, targets).float()).sum(-1)
-        keep = any(ctx.needs_input_grad) and hidden.shape[0] * weight.shape[0] * hidden.element_size() <= _KEEP_BYTES
         shift = hidden.new_zeros(hidden.shape[0], 1)
-        z, blocks = _normaliser(hidden, weight, targets, label_logits, shift, keep)
+        z = _normaliser(hidden, weight, targets, label_logits, shift)
         if not ((z > 1e-30) & (z < 1e30)).all():  # beyond exp's range: measure from the largest logit instead
             shift = _largest_logit(hidden, weight)
-            z, blocks = _normaliser(hidden, weight, targets, label_logits, shift, keep)
+            z = _normaliser(hidden, weight, targets, label_logits, shift)
         losses = z.log() + shift.squeeze(1).float() - label_logits
-        ctx.save_for_backward(hidden, weight, targets, z, shift, losses, *blocks)
+        ctx.save_for_backward(hidden, weight, targets, z, shift, losses)
         return losses.sum()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        hidden, weight, targets, z, shift, losses, *blocks = ctx.saved_tensors
+        hidden, weight, targets, z, shift, losses = ctx.saved_tensors
         needs_hidden, needs_weight, _ = ctx.needs_input_grad
         # Rows are scaled by grad / z on the small side of each product, never on the exponentials.
         scale = (grad / z)[:, None]
-        label_terms = (torch.expm1(-losses) * z).to(hidden.dtype)[:, None]
+        label_terms = (torch.expm1(-losses) * z).to(hidden.dtype)
         scaled_hidden = (hidden.float() * scale).to(hidden.dtype)
         grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if needs_hidden else None
         grad_weight = torch.empty_like(weight) if needs_weight else None
-        for i, (start, end) in enumerate(_block_bounds(hidden, weight)):
-            block = blocks[i] if blocks else _exponentials(hidden, weight[start:end], shift)
+        for start, end in _block_bounds(hidden, weight):
+            block = _exponentials(hidden, weight[start:end], shift)
             _set_label_terms(block, targets - start, label_terms)
             if grad_hidden is not None:
                 grad_hidden += block @ weight[start:end]
@@ -91,29 +91,25 @@ def _exponentials(hidden: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
     return block.exp_()
 
 
-def _normaliser(
-    hidden: Tensor, weight: Tensor, targets: Tensor, label_logits: Tensor, shift: Tensor, keep: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """``sum(exp(x - shift))`` per row in float32 [n], and the blocks of exponentials if they are kept.
+def _normaliser(hidden: Tensor, weight: Tensor, targets: Tensor, label_logits: Tensor, shift: Tensor) -> Tensor:
+    """``sum(exp(x - shift))`` per row in float32, [n].
 
     The label's own exponential enters in float32; its rounded one is taken out before the sum.
     """
     z = (label_logits - shift.squeeze(1).float()).exp()
-    nothing, blocks = hidden.new_zeros(hidden.shape[0], 1), []
+    nothing = hidden.new_zeros(hidden.shape[0])
     for start, end in _block_bounds(hidden, weight):
         block = _exponentials(hidden, weight[start:end], shift)
         _set_label_terms(block, targets - start, nothing)
         z += _row_sums(block)
-        if keep:
-            blocks.append(block)
-    return z, blocks
+    return z
 
 
 def _set_label_terms(block: Tensor, column: Tensor, value: Tensor) -> None:
-    """Put value [n, 1] where a row's label lies in the block; without a host sync, so rows with none rewrite an entry."""
-    inside = ((column >= 0) & (column < block.shape[1]))[:, None]
-    column = column.clamp(0, block.shape[1] - 1)[:, None]
-    block.scatter_(1, column, torch.where(inside, value, block.gather(1, column)))
+    """Put value [n] where a row's label lies in the block; without a host sync, so rows with none rewrite an entry."""
+    inside = (column >= 0) & (column < block.shape[1])
+    place = (torch.arange(block.shape[0], device=block.device), column.clamp(0, block.shape[1] - 1))
+    block.index_put_(place, torch.where(inside, value, block[place]))  # scatter_ copies the block on the CPU
 
 
 def _row_sums(block: Tensor) -> Tensor:

@@ -121,17 +121,17 @@ def _swap(hidden: Path, final: Path) -> None:
     os.rename(hidden, final)
     sync(final.parent)
     if old.exists():
-        shutil.rmtree(old)
+        _discard(old, final.name)
 
 
 def _recover(parent: Path) -> None:
     """Put right what a crash left: finish a replacement that had begun, and delete what was not finished."""
     for old in parent.glob(".old-*"):
-        final = old.with_name(old.name.removeprefix(".old-"))
-        if not final.exists():
-            os.rename(old, final)
+        name = old.name.removeprefix(".old-")
+        if (parent / name).exists():
+            _discard(old, name)
         else:
-            shutil.rmtree(old)
+            os.rename(old, parent / name)
     for left in (*parent.glob(".tmp-*"), *parent.glob(".trash-*")):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
@@ -187,7 +187,7 @@ def checkpoints(output_dir: Path) -> list[Path]:
 
 
 def _age(folder: Path) -> tuple[float, int, int]:
-    """Steps done, then when it was written, then its number. A damaged one counts as new, so that it is judged and told."""
+    """Steps done, then when it was written, then its number. A damaged one counts as new, so that it is judged."""
     number = int(_NAME.match(folder.name)[2])
     try:
         return int(facts_of(folder).get("step", -1)), (folder / MANIFEST).stat().st_mtime_ns, number
@@ -238,13 +238,15 @@ def prune(
     gone = [*(p for p in named if p.name not in kept), *old]
     with storage_errors(output_dir):
         for folder in gone:
-            _discard(folder)
+            _discard(folder, folder.name)
     return gone
 
 
-def _discard(folder: Path) -> None:
+def _discard(folder: Path, name: str) -> None:
     """Rename first, so that a crash in between leaves no folder that has lost some files."""
-    trash = folder.with_name(f".trash-{folder.name}")
+    trash = folder.with_name(f".trash-{name}")
+    if trash.exists():
+        shutil.rmtree(trash)
     os.rename(folder, trash)
     sync(folder.parent)
     shutil.rmtree(trash)

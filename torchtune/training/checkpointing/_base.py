@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchtune.errors import CheckpointError, ConfigError, TuneError
-from torchtune.models._weights import WeightMap, Write
+from torchtune.models._weights import Read, WeightMap, Write
 from torchtune.training.checkpointing._atomic import RECIPE_STATE, commit_folder, newest_complete, prune
 from torchtune.training.checkpointing._check import check_plan
 from torchtune.training.checkpointing._files import CheckpointFiles, named_files, split_folder
@@ -116,7 +116,7 @@ class FullModelCheckpointer(ABC):
         found = {k: i.shape for k, i in source.infos.items()}
         plan = names.plan_read(found, shapes, head_dim=self._head_dim, tied=self._tied)
         check_plan(plan, source, names, str(self.checkpoint_dir), self._about())
-        return ((r.native, r.finish(source.read(r.foreign, r.rows))) for r in plan.reads)
+        return ((r.native, _read(source, r)) for r in plan.reads)
 
     def load_checkpoint(self) -> dict[str, Any]:
         """The whole state dict, under ``"model"``; on resume from the newest complete folder of ``output_dir``, with
@@ -147,7 +147,7 @@ class FullModelCheckpointer(ABC):
         names = self._names(source.infos)
         plan = names.plan_read({k: i.shape for k, i in source.infos.items()}, head_dim=self._head_dim, tied=self._tied)
         check_plan(plan, source, names, str(self.checkpoint_dir), self._about())
-        return {r.native: r.finish(source.read(r.foreign, r.rows)) for r in plan.reads}
+        return {r.native: _read(source, r) for r in plan.reads}
 
     # Writing.
 
@@ -237,6 +237,13 @@ class FullModelCheckpointer(ABC):
                 "the checkpointer has no output_dir, so it cannot write or resume; set checkpointer.output_dir"
             )
         return self.output_dir
+
+
+def _read(source: Tensors, read: Read) -> Tensor:
+    try:
+        return read.finish(source.read(read.foreign, read.rows))
+    except OSError as e:
+        raise CheckpointError(f"cannot read {read.foreign} from {source.where(read.foreign)}: {e.strerror}") from e
 
 
 def _exhaust(tensors: Iterator[Any]) -> None:

@@ -150,5 +150,5 @@ def storage_errors(folder: Path, needed_bytes: int = 0) -> Iterator[None]:
             free = human(shutil.disk_usage(folder).free)
             message = f"no space left in {folder}: {need}{free} are free. Older checkpoints are untouched."
         else:
-            message = f"cannot write {e.filename or folder}: {e.strerror or e}"
+            message = f"cannot read or write {e.filename or folder}: {e.strerror or e}"
         raise CheckpointError(message) from e
