@@ -3,16 +3,17 @@
     tune run full_finetune_single_device --config llama3_2/1B_full_single_device
     tune run --nproc_per_node 2 full_finetune_distributed --config llama3_2/1B_full
 
-One process is a world of size one: there is no second recipe for many. A step is a list of micro-batches; their losses are
-summed over target tokens and divided by the count of the whole step over all processes, so that accumulation and data
-parallelism give the numbers of one large batch.
+One process is a world of size one: there is no second recipe for many. A step is a list of micro-batches; their losses
+are summed over target tokens and divided by the count of the whole step over all processes, so that accumulation and
+data parallelism give the numbers of one large batch.
 """
 
 import logging
 import math
+import signal
 import time
 from contextlib import nullcontext
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
@@ -24,6 +25,7 @@ from torchtune.config.schema import FinetuneConfig
 from torchtune.data import StepLoader, validation_batches
 from torchtune.datasets import ConcatDataset
 from torchtune.errors import NonFiniteError
+from torchtune.modules import resize_token_embeddings
 from torchtune.training.checkpointing import check_vocabulary
 from torchtune.training.distributed import World, join, sync_gradients
 from torchtune.training.loss import Batch, count_targets, summed_loss
@@ -37,6 +39,9 @@ from torchtune.training.setup import (
     check_same_data,
     collate_for,
     compiles,
+    kept_checkpoints,
+    make_scheduler,
+    say_what_has_no_effect,
     setup_profiler,
     start,
     text_vocab_size,
@@ -53,7 +58,8 @@ class FinetuneRecipe:
 
     def __init__(self, cfg: FinetuneConfig, world: World) -> None:
         self.cfg, self.world = cfg, world
-        self.folder = RunFolder(cfg.output_dir, world, cfg.keep_last_n_checkpoints)
+        self.folder = RunFolder(cfg.output_dir, world, kept_checkpoints(cfg))
+        self.metrics = MetricLoggers([])
         self.global_step = self.epoch = self.step_in_epoch = 0
 
     def setup(self) -> bool:
@@ -63,6 +69,7 @@ class FinetuneRecipe:
         if self.point is not None and self._is_finished(self.point):
             return False
         self._setup_logging()
+        say_what_has_no_effect(cfg)
         seed = self.point.facts["seed"] if self.point else cfg.seed
         self.seed = training.set_seed(seed, cfg.cudnn_deterministic_mode) - self.world.rank
         self.tokenizer = config.instantiate(cfg.tokenizer)
@@ -79,6 +86,8 @@ class FinetuneRecipe:
         facts = point.facts
         if facts["epoch"] < self.cfg.epochs:
             return False
+        if self.folder.status().get("status") != "completed":  # killed after its last save
+            self.folder.note("completed")
         logger.info("Already complete: %s is the end of epoch %d of %d.", point.path, facts["epoch"], self.cfg.epochs)
         return True
 
@@ -86,7 +95,8 @@ class FinetuneRecipe:
         cfg = self.cfg
         nodes = cfg.metric_logger if isinstance(cfg.metric_logger, list) else [cfg.metric_logger]
         loggers = [JsonlLogger(cfg.output_dir), *map(config.instantiate, nodes)]
-        self.metrics = MetricLoggers(loggers) if self.world.is_main else MetricLoggers([])
+        if self.world.is_main:
+            self.metrics = MetricLoggers(loggers)
         self.metrics.log_config(config.source_of(cfg))
 
     def _setup_data(self) -> None:
@@ -119,7 +129,7 @@ class FinetuneRecipe:
         self.checkpointer = config.instantiate(cfg.checkpointer)
         source = self.checkpointer if self.point is None else self.checkpointer.reading(self.point.path)
         self.model = load_model(
-            partial(config.instantiate, cfg.model),
+            self._build_model,
             source.weights,
             world,
             dtype=torch.float32 if cfg.dtype == "fp16" else training.get_dtype(cfg.dtype, world.device),
@@ -140,9 +150,23 @@ class FinetuneRecipe:
         if world.is_main:
             training.log_memory_stats(training.get_memory_stats(world.device))
 
+    def _build_model(self) -> torch.nn.Module:
+        """The model whose shapes the weights have; those of a run that resized its vocabulary have the new size."""
+        model = config.instantiate(self.cfg.model)
+        if self.point is not None:
+            self._resize_vocabulary(model)
+        return model
+
+    def _resize_vocabulary(self, model: torch.nn.Module) -> None:
+        rows, wanted = model.tok_embeddings.num_embeddings, text_vocab_size(self.tokenizer)
+        if self.cfg.resize_token_embeddings and wanted > rows:
+            resize_token_embeddings(model, wanted)
+            logger.info("The vocabulary grows from %d to %d; new rows start as the mean of the old ones.", rows, wanted)
+
     def _prepare_model(self, model: torch.nn.Module) -> None:
-        """Recomputation and compilation, while the model has shapes but no storage."""
+        """Vocabulary, recomputation and compilation, while the model has shapes but no storage."""
         cfg = self.cfg
+        self._resize_vocabulary(model)
         check_max_seq_len(model, self.tokenizer)
         if cfg.enable_activation_checkpointing or cfg.ac_mode:
             training.apply_selective_activation_checkpointing(model, cfg.ac_mode or "full", cfg.ac_option)
@@ -155,23 +179,23 @@ class FinetuneRecipe:
         make = partial(config.instantiate, cfg.optimizer)
         self.optimizer = InBackward(make, self.trained) if cfg.optimizer_in_bwd else make(self.trained)
         logger.info("Optimizer and loss are initialized.")
-        self.scheduler = None
-        if cfg.lr_scheduler is not None:
-            total = self.steps_per_epoch * cfg.epochs
-            self.scheduler = config.instantiate(cfg.lr_scheduler, self.optimizer, num_training_steps=total)
-            logger.info("Learning rate scheduler is initialized.")
+        logger.info("Loss is initialized.")
+        self.scheduler = make_scheduler(cfg.lr_scheduler, self.optimizer, self.steps_per_epoch * cfg.epochs)
         self.scaler = LossScaler(enabled=cfg.dtype == "fp16")
 
     def _resume(self, point: ResumePoint) -> None:
         facts = point.facts
-        check_same_data(facts, self._fingerprint())
+        check_same_data(facts, self._fingerprint)
         self.folder.load_state(point, self.model, self.optimizer)
         if self.scheduler is not None:
             self.scheduler.load_state_dict(facts["scheduler"])
         self.scaler.load_state_dict(facts["scaler"])
         self.global_step, self.epoch, self.step_in_epoch = facts["step"], facts["epoch"], facts["step_in_epoch"]
-        logger.info("Going on after step %d: epoch %d, step %d.", self.global_step, self.epoch + 1, self.step_in_epoch + 1)
+        logger.info(
+            "Going on after step %d: epoch %d, step %d.", self.global_step, self.epoch + 1, self.step_in_epoch + 1
+        )
 
+    @cached_property
     def _fingerprint(self) -> dict[str, Any]:
         """What must not change between a run and its resumption, or the position in the data means something else."""
         cfg = self.cfg
@@ -199,27 +223,32 @@ class FinetuneRecipe:
     def train(self) -> None:
         """Run all epochs, with a checkpoint at the end of each, and more often if the config says so."""
         cfg, world = self.cfg, self.world
-        self.folder.note("running")
+        self.folder.begin(self.point)
         self.model.train()
+        first = self.global_step + 1  # it alone waits for compilation and the like
         with StopSignal() as stop, self.profiler as profiler:
-            for self.epoch in range(self.epoch, cfg.epochs):
+            while self.epoch < cfg.epochs:
                 display = ProgressDisplay(self.steps_per_epoch, self.step_in_epoch, visible=world.is_main)
                 steps = self.loader.epoch(self.epoch, self.step_in_epoch)
+                started = time.perf_counter()
                 for micro_batches in islice(steps, self.steps_per_epoch - self.step_in_epoch):
-                    started = time.perf_counter()
                     mean, norm, tokens = self.step(micro_batches)
                     self.global_step += 1
                     self.step_in_epoch += 1
                     display.step(self.epoch + 1, self.global_step, mean)
-                    self.report(mean, norm, tokens / (time.perf_counter() - started))
+                    if tokens:
+                        self.report(mean, norm, tokens / (time.perf_counter() - started))
                     profiler.step()
+                    if self.global_step == first:
+                        world.set_timeout(cfg.train_timeout_seconds)
                     if cfg.run_val_every_n_steps and self.global_step % cfg.run_val_every_n_steps == 0:
                         self.validate()
-                    if world.any(stop.received is not None):
-                        self.interrupt(stop)
+                    if number := world.max(stop.received or 0):
+                        self.interrupt(number)
                     ended = self.step_in_epoch == self.steps_per_epoch
                     if cfg.save_every_n_steps and self.global_step % cfg.save_every_n_steps == 0 and not ended:
                         self.save_checkpoint(f"step_{self.global_step}")
+                    started = time.perf_counter()
                 display.close()
                 name, self.step_in_epoch = f"epoch_{self.epoch}", 0
                 self.epoch += 1
@@ -227,7 +256,7 @@ class FinetuneRecipe:
         self.folder.note("completed")
 
     def step(self, micro_batches: list[Batch]) -> tuple[float, float, int]:
-        """One optimizer step; gives the mean loss, the gradient norm and the count of target tokens, over all processes.
+        """One optimizer step; gives the mean loss, the gradient norm and the count of target tokens of all processes.
 
         Raises:
             NonFiniteError: the loss or the norm is NaN or infinite; no process takes the step.
@@ -267,8 +296,8 @@ class FinetuneRecipe:
         """Raises NonFiniteError, on all processes alike, unless every value is finite."""
         if not all(map(math.isfinite, values)):
             raise NonFiniteError(
-                f"step {self.global_step + 1}: loss or gradient norm is {values}. The step was not taken. Lower the learning "
-                "rate, set clip_grad_norm, or look at the samples of this step; earlier checkpoints are untouched."
+                f"step {self.global_step + 1}: loss or gradient norm is {values}. The step was not taken. Lower the "
+                "learning rate, set clip_grad_norm, or look at the samples of this step; earlier checkpoints are safe."
             )
 
     @torch.no_grad()
@@ -293,25 +322,28 @@ class FinetuneRecipe:
         cfg = self.cfg
         if not self.world.is_main or self.global_step % (cfg.log_every_n_steps or 1):
             return
-        values = {"loss": loss, "lr": training.get_lr(self.optimizer), "grad_norm": norm}
+        values = {"loss": loss, "lr": training.get_lr(self.optimizer)}
+        if not cfg.optimizer_in_bwd:  # no gradient is left to be measured
+            values["grad_norm"] = norm
         values["tokens_per_second_per_gpu"] = tokens_per_second / self.world.size
         if cfg.log_peak_memory_stats:
             values |= training.get_memory_stats(self.world.device)
         self.metrics.log_dict(values, step=self.global_step)
 
-    def interrupt(self, stop: StopSignal) -> None:
-        """Save, and end the run as the signal asks."""
+    def interrupt(self, number: int) -> None:
+        """Save, and end the run as the signal of this number asks."""
         name = f"step_{self.global_step}"
         self.save_checkpoint(name)
         self.folder.note("interrupted")
-        logger.warning("Stopped by %s after saving %s; resume_from_checkpoint=True goes on from it.", stop.name, name)
-        raise SystemExit(stop.exit_code)
+        told = signal.Signals(number).name
+        logger.warning("Stopped by %s after saving %s; resume_from_checkpoint=True goes on from it.", told, name)
+        raise SystemExit(128 + number)
 
     def save_checkpoint(self, name: str) -> None:
         """Write a checkpoint that this run can be resumed from; every process calls this."""
         facts = saved_facts(
             self.optimizer,
-            **self._fingerprint(),
+            **self._fingerprint,
             step=self.global_step,
             epoch=self.epoch,
             step_in_epoch=self.step_in_epoch,
@@ -322,7 +354,8 @@ class FinetuneRecipe:
             scaler=self.scaler.state_dict(),
         )
         started = time.perf_counter()
-        path = self.folder.save(name, self.checkpointer.write, self.model, self.optimizer, facts)
+        base = [self.checkpointer.checkpoint_dir]
+        path = self.folder.save(name, self.checkpointer.write, self.model, self.optimizer, facts, protect=base)
         logger.info("Checkpoint %s is complete (%.1f s).", path, time.perf_counter() - started)
 
     def cleanup(self) -> None:
@@ -336,13 +369,17 @@ class FinetuneRecipe:
 def main(cfg: FinetuneConfig) -> None:
     """Fine-tune a model."""
     start(cfg)
-    with join(get_device(cfg.device), cpu_offload=cfg.fsdp_cpu_offload, timeout_seconds=cfg.init_timeout_seconds) as world:
+    with join(
+        get_device(cfg.device), cpu_offload=cfg.fsdp_cpu_offload, timeout_seconds=cfg.init_timeout_seconds
+    ) as world:
         config.log_config("FinetuneRecipe", config.source_of(cfg))
         recipe = FinetuneRecipe(cfg, world)
-        if recipe.setup():
-            recipe.train()
+        try:
+            if recipe.setup():
+                recipe.train()
+        finally:
             recipe.cleanup()
 
 
 if __name__ == "__main__":
-    main()
+    exits_cleanly(main)()

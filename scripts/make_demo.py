@@ -4,8 +4,8 @@ python scripts/make_demo.py                 makes everything anew (some minutes 
 python scripts/make_demo.py --data-only     makes the two data files only (a second)
 
 The model learns to answer in plain words ("stone"); the data teach it to answer as JSON in capitals
-({"answer": "STONE"}). Words, skills and rows are made here from a fixed seed; nothing comes from elsewhere. The data are
-the same bytes on every machine; the weights differ in their last bits from one processor to another.
+({"answer": "STONE"}). Words, skills and rows are made here from a fixed seed; nothing comes from elsewhere. The data
+are the same bytes on every machine; the weights differ in their last bits from one processor to another.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,47 +28,49 @@ TRAIN_ROWS, HELD_OUT_ROWS = 2000, 128
 WORDS = """
 acorn apple arrow bacon badge baker banjo basil beach bean bear bell berry bird blade board boat bone book boot bowl
 branch brass bread brick bridge broom brush bucket butter button cabin cable cactus cake camel canal candle canoe card
-carpet castle cave cello chain chair chalk cheese cherry chest chin circus city clay cliff clock cloud clover coast coat
-coin comet copper coral corn cotton cow crab crane crayon creek crow crown cup curtain daisy dawn deck deer desk dice
-dish dock doll donkey door dove dragon drum duck dune eagle ear earth elbow elm engine fence fern field finger fire fish
-flag flame flute fog forest fork fox frog fruit garden gate ghost glass glove goat gold goose grape grass guitar hail
-hammer harbor harp hat hawk hazel hedge hill hinge honey hood hook horn horse house ice igloo ink iron island ivory
-jacket jar jelly jewel juice kettle key king kite knee knife knot ladder lake lamp lance leaf lemon lily lime lion lizard
-log lunch magnet maple marble market mask meadow melon metal milk mill mint mirror moon moth motor mouse mud mug nail
-needle nest net nickel night nose nut oak oasis ocean olive onion orange orchid otter oven owl paddle paint palace palm
-panda paper parrot path peach pear pebble pencil pepper piano pig pillow pine pipe planet plate plum pocket pond pony
-pot pumpkin puzzle queen quilt rabbit radio raft rain raven reed ribbon rice ring river road robin rocket roof rope rose
-rug ruler saddle sail salad salt sand scarf school seal seed sheep shell ship shoe silk silver sky sled smoke snail snow
-soap sock spoon spring squid star steam stick stone storm stove straw sugar summer sun swan table tail tea tent thorn
-tiger toast tomato torch towel tower train tree trout truck tulip tunnel turtle valley vase velvet violin wagon wall
-walnut water wave whale wheat wheel wind window wing winter wolf wood wool yard zebra
+carpet castle cave cello chain chair chalk cheese cherry chest chin circus city clay cliff clock cloud clover coast
+coat coin comet copper coral corn cotton cow crab crane crayon creek crow crown cup daisy dawn deck deer desk dice
+dish dock doll donkey door dove dragon drum duck dune eagle ear earth elbow elm engine fence fern field finger fire
+fish flag flame flute fog forest fork fox frog fruit garden gate ghost glass glove goat gold goose grape grass guitar
+hail hammer harbor harp hat hawk hazel hedge hill hinge honey hood hook horn horse house ice igloo ink iron island
+ivory jacket jar jelly jewel juice kettle key king kite knee knife knot ladder lake lamp lance leaf lemon lily lime
+lion lizard log lunch magnet maple marble market mask meadow melon metal milk mill mint mirror moon moth motor mouse
+mud mug nail needle nest net nickel night nose nut oak oasis ocean olive onion orange orchid otter oven owl paddle
+paint palace palm panda paper parrot path peach pear pebble pencil pepper piano pig pillow pine pipe planet plate plum
+pocket pond pony pot puzzle queen quilt rabbit radio raft rain raven reed ribbon rice ring river road robin rocket
+roof rope rose rug ruler saddle sail salad salt sand scarf school seal seed sheep shell ship shoe silk silver sky sled
+smoke snail snow soap sock spoon spring squid star steam stick stone storm stove straw sugar summer sun swan table
+tail tea tent thorn tiger toast tomato torch towel tower train tree trout truck tulip tunnel turtle valley vase velvet
+violin wagon wall walnut water wave whale wheat wheel wind window wing winter wolf wood wool yard zebra
 """.split()
 # The words of the held-out prompts occur in no prompt of the training file.
 HELD_OUT_WORDS = WORDS[::7]
 TRAIN_WORDS = [word for word in WORDS if word not in HELD_OUT_WORDS]
 
 SKILLS: dict[str, Callable[..., str]] = {
-    "Repeat the word.": lambda word: word,
-    "Repeat the word twice.": lambda word: f"{word} {word}",
-    "Give the first letter.": lambda word: word[0],
-    "Give the last letter.": lambda word: word[-1],
-    "Spell the word.": "-".join,
-    "Write the word in capitals.": str.upper,
-    "Join the words.": lambda first, second: first + second,
-    "Swap the words.": lambda first, second: f"{second} {first}",
+    "Repeat.": lambda word: word,
+    "Repeat twice.": lambda word: f"{word} {word}",
+    "First letter?": lambda word: word[0],
+    "Last letter?": lambda word: word[-1],
+    "Spell.": "-".join,
+    "Add an s.": lambda word: word + "s",
+    "Join.": lambda first, second: first + second,
+    "Second word?": lambda first, second: second,
 }
-PAIRS = ("Join the words.", "Swap the words.")
+PAIRS = ("Join.", "Second word?")
+
+# The styles that the carried model knows; the first is the one it uses unasked.
+STYLES: dict[str, Callable[[str], str]] = {
+    "": lambda answer: answer,
+    " In capitals.": lambda answer: answer.upper(),
+    " In quotes.": lambda answer: f'"{answer}"',
+}
 
 Row = dict[str, str]
 
 
-def old_style(answer: str) -> str:
-    """The answer as the carried model gives it."""
-    return answer
-
-
 def new_style(answer: str) -> str:
-    """The answer as the data teach it."""
+    """The answer as the data teach it, which the carried model has never seen."""
     return json.dumps({"answer": answer.upper()})
 
 
@@ -84,34 +87,37 @@ class Dice:
         return items[self.number(len(items))]
 
 
-def make_row(dice: Dice, word: Callable[[], str], style: Callable[[str], str]) -> Row:
-    """One question about one or two words, in Alpaca's columns."""
+def question(dice: Dice, word: Callable[[], str]) -> tuple[str, list[str]]:
+    """An instruction and the one or two words it is about."""
     instruction = dice.one_of(list(SKILLS))
-    words = [word() for _ in range(2 if instruction in PAIRS else 1)]
-    return {"instruction": instruction, "input": " ".join(words), "output": style(SKILLS[instruction](*words))}
+    return instruction, [word() for _ in range(2 if instruction in PAIRS else 1)]
 
 
 def fine_tuning_rows(seed: int, words: Sequence[str], count: int) -> list[Row]:
-    """Different rows in the new style."""
+    """Different questions, in Alpaca's columns, answered in the new style."""
     dice = Dice(seed)
     rows: dict[tuple[str, str], Row] = {}
     while len(rows) < count:
-        row = make_row(dice, lambda: dice.one_of(words), new_style)
+        instruction, about = question(dice, lambda: dice.one_of(words))
+        row = {"instruction": instruction, "input": " ".join(about), "output": new_style(SKILLS[instruction](*about))}
         rows.setdefault((row["instruction"], row["input"]), row)
     return list(rows.values())
 
 
 def pretraining_rows(seed: int) -> Iterator[Row]:
-    """Rows without end in the old style; half of the words are invented, so that the skills are learnt and not the words."""
+    """Questions without end, half of them asking for a style, half about invented words, so that skills are learnt."""
     dice = Dice(seed)
 
     def word() -> str:
         if dice.number(2):
             return dice.one_of(WORDS)
-        return "".join(dice.one_of("abcdefghijklmnopqrstuvwxyz") for _ in range(2 + dice.number(6)))
+        return "".join(dice.one_of("abcdefghijklmnopqrstuvwxyz") for _ in range(2 + dice.number(5)))
 
     while True:
-        yield make_row(dice, word, old_style)
+        instruction, about = question(dice, word)
+        style = dice.one_of(list(STYLES)) if dice.number(2) else ""
+        output = STYLES[style](SKILLS[instruction](*about))
+        yield {"instruction": instruction + style, "input": " ".join(about), "output": output}
 
 
 def write_data(folder: Path) -> None:
@@ -122,7 +128,7 @@ def write_data(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-# The model's folder, in the layout that the Hugging Face Hub uses ------------------------------------------------------
+# The model's folder, in the layout that the Hugging Face Hub uses -----------------------------------------------------
 
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 SPECIAL = [BEGIN, END, PAD, "<|system|>", "<|user|>", "<|assistant|>"]
@@ -139,7 +145,8 @@ SIZE = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-ROPE_BASE, ROPE_FACTOR, NORM_EPS = 500_000.0, 32.0, 1e-5  # Llama 3.2's
+ROPE_BASE = 10_000.0  # Llama 2's: the positions of so short a sequence differ little under Llama 3.2's 500,000
+ROPE_FACTOR, NORM_EPS = 32.0, 1e-5  # Llama 3.2's
 
 
 def make_tokenizer() -> Any:
@@ -215,7 +222,7 @@ def write_model_files(folder: Path, tokenizer: Any) -> None:
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-# The weights -----------------------------------------------------------------------------------------------------------
+# The weights ----------------------------------------------------------------------------------------------------------
 
 
 def pretrain(folder: Path, steps: int, batch_size: int = 64, lr: float = 3e-3) -> Any:
@@ -241,10 +248,9 @@ def pretrain(folder: Path, steps: int, batch_size: int = 64, lr: float = 3e-3) -
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, fused=True)
     schedule = get_cosine_schedule_with_warmup(optimizer, 50, steps)
     loss = summed_loss(LinearCrossEntropyLoss(), model)
-    rows, started = pretraining_rows(SEED), time.perf_counter()
+    samples, started = map(transform, pretraining_rows(SEED)), time.perf_counter()
     for step in range(steps):
-        samples = [transform(next(rows)) for _ in range(batch_size)]
-        batch = padded_collate_sft(samples, padding_idx=tokenizer.pad_id)
+        batch = padded_collate_sft(list(islice(samples, batch_size)), padding_idx=tokenizer.pad_id)
         mean = loss(model, batch) / count_targets(batch)
         mean.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -252,7 +258,8 @@ def pretrain(folder: Path, steps: int, batch_size: int = 64, lr: float = 3e-3) -
         schedule.step()
         optimizer.zero_grad()
         if step % 100 == 0 or step == steps - 1:
-            print(f"step {step + 1} of {steps}: loss {mean.item():.4f} ({time.perf_counter() - started:.0f} s)", flush=True)
+            seconds = time.perf_counter() - started
+            print(f"step {step + 1} of {steps}: loss {mean.item():.4f} ({seconds:.0f} s)", flush=True)
     return model
 
 
@@ -280,7 +287,7 @@ def main() -> None:
     """Reads the command line and writes the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=ASSETS)
-    parser.add_argument("--steps", type=int, default=2000, help="of pre-training")
+    parser.add_argument("--steps", type=int, default=1500, help="of pre-training")
     parser.add_argument("--data-only", action="store_true", help="leave tokenizer and model as they are")
     args = parser.parse_args()
     args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,11 @@ import importlib.util
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,10 @@ import yaml
 from safetensors.torch import save_file
 from tokenizer_files import byte_tokenizer
 
+from torchtune.utils.exit_codes import exits_cleanly
+
 REPO = Path(__file__).parents[1]
+COSINE = "lr_scheduler._component_=torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup"
 SPECIAL_TOKENS = [
     "<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>", "<|start_header_id|>", "<|end_header_id|>",
     "<|eom_id|>", "<|eot_id|>", "<|python_tag|>",
@@ -115,7 +120,10 @@ class TinyRun:
 
     def cli(self, out: str, *words: str, processes: int = 1, **env: str) -> Ended:
         """Run through the CLI to the end."""
-        command = self.command(out, *words, processes=processes)
+        return self.call(self.command(out, *words, processes=processes), **env)
+
+    def call(self, command: list[str], **env: str) -> Ended:
+        """Run a command line to the end."""
         done = subprocess.run(command, env=environment(**env), cwd=self.root, capture_output=True, text=True)
         return Ended(done.returncode, done.stdout, done.stderr)
 
@@ -131,6 +139,34 @@ class TinyRun:
                 start_new_session=True,
             )
 
+    def stop_after(self, out: str, step: int, children: list["Child"], number: int = signal.SIGTERM) -> Ended:
+        """Send a signal to running children when a step is done, and wait until they end."""
+        self.wait_for_step(out, step)
+        for child in children:
+            os.kill(child.pid, number)
+        return wait_for(children)
+
+    @staticmethod
+    def descendants(pid: int) -> list[int]:
+        """Processes that a process started, and those that they started (Linux)."""
+        found = []
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in map(int, task.read_text().split()):
+                found += [child, *TinyRun.descendants(child)]
+        return found
+
+    @staticmethod
+    def command_of(pid: int) -> str:
+        """The command line of a process."""
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+    def wait_for_step(self, out: str, step: int, seconds: float = 60) -> None:
+        """Wait until a run has taken a step."""
+        path, deadline = self.root / out / "metrics.jsonl", time.monotonic() + seconds
+        while not path.is_file() or path.read_text().count('"loss"') < step:
+            assert time.monotonic() < deadline, f"{out} has not come to step {step}"
+            time.sleep(0.005)
+
     def metrics(self, out: str, name: str = "loss") -> dict[int, float]:
         """Step -> value; of a step that ran twice, the later one."""
         records = map(json.loads, (self.root / out / "metrics.jsonl").read_text().splitlines())
@@ -140,9 +176,7 @@ class TinyRun:
         """The tensors of a saved checkpoint."""
         from safetensors.torch import load_file
 
-        return {
-            k: v for f in sorted((self.root / out / folder).glob("*.safetensors")) for k, v in load_file(f).items()
-        }
+        return {k: v for f in sorted((self.root / out / folder).glob("*.safetensors")) for k, v in load_file(f).items()}
 
     def sha(self, out: str, folder: str = "epoch_0") -> dict[str, str]:
         """Hashes of the files with weights of a saved checkpoint."""
@@ -181,7 +215,7 @@ def _become_worker(argv: list[str], rank: int, size: int, port: int, files: list
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
         _fresh_logging()
-        recipe().main(argv)
+        exits_cleanly(recipe().main)(argv)
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)

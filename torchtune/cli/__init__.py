@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 from torchtune import __version__
 from torchtune.cli._nearest import did_you_mean
@@ -59,9 +60,18 @@ def _dispatch(arguments: list[str]) -> None:
     args.func(args)
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints repeat what was typed, but no token in it."""
+
+    def error(self, message: str) -> NoReturn:
+        from torchtune.config import redact_text
+
+        super().error(redact_text(message))
+
+
+def _parser(command: str) -> _Parser:
     """The parser of `tune`, complete for one sub-command; the others are names with a line of help."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tune",
         description="Welcome to the torchtune CLI!",
         epilog=_EPILOG,

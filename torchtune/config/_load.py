@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from torchtune.config import _overrides, _package, _yaml
 from torchtune.config._legacy import Normaliser
-from torchtune.config._problem import Place, Problem, place_of, shown
+from torchtune.config._problem import Place, Problem, place_of, problem, shown
 from torchtune.config._typed import references
 
 
@@ -52,9 +52,10 @@ def _merge(data: dict[str, Any], positions: dict[str, Place], file: str, words: 
         parsed = _overrides.parse_overrides(words)
         normaliser.notes += _overrides.apply(parsed, data, positions, normaliser.moved)
         normaliser.run()
-    _package.register()
-    cfg = OmegaConf.create(data)
-    loaded = LoadedConfig(cfg, file, positions, list(dict.fromkeys(normaliser.notes)), normaliser.problems)
+    absent: list[_package.Fault] = []
+    cfg = OmegaConf.create(_package.expand(data, absent))
+    problems = normaliser.problems + [problem(key, message, positions, file) for key, message in absent]
+    loaded = LoadedConfig(cfg, file, positions, list(dict.fromkeys(normaliser.notes)), problems)
     cfg.__dict__["_loaded"] = loaded  # lets `instantiate` name the line of a node
     return loaded
 

@@ -3,23 +3,29 @@
 A config can then name such files and still be copied, checked and run from any folder.
 """
 
+import re
 from pathlib import Path
-
-from omegaconf import OmegaConf
-
-from torchtune.errors import ConfigError
+from typing import Any
 
 _PACKAGE = Path(__file__).parents[1]
+_FORM = re.compile(r"\$\{torchtune\.file:\s*([^{}]*?)\s*\}")
+
+Fault = tuple[str, str]  # (dotted key, message)
 
 
-def package_file(name: str) -> str:
-    """The path of a file or folder, given relative to the installed package."""
+def expand(value: Any, faults: list[Fault], key: str = "") -> Any:
+    """Plain values with every such form replaced by the path; those that name no file are added to ``faults``."""
+    if isinstance(value, dict):
+        return {name: expand(inner, faults, f"{key}.{name}" if key else str(name)) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [expand(inner, faults, f"{key}.{i}") for i, inner in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    absent = [name for name in _FORM.findall(value) if not _is_inside(name)]
+    faults += [(key, f"{key}: the package torchtune has no file {name!r}") for name in absent]
+    return _FORM.sub(lambda found: str(_PACKAGE / found[1]), value)
+
+
+def _is_inside(name: str) -> bool:
     path = (_PACKAGE / name).resolve()
-    if not path.is_relative_to(_PACKAGE.resolve()) or not path.exists():
-        raise ConfigError(f"the package torchtune has no file {name!r}")
-    return str(path)
-
-
-def register() -> None:
-    """Makes the form known to OmegaConf."""
-    OmegaConf.register_new_resolver("torchtune.file", package_file, replace=True)
+    return path.is_relative_to(_PACKAGE.resolve()) and path.exists()

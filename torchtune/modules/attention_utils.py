@@ -6,7 +6,7 @@ from torch import Tensor
 
 # Below this length the plain form is faster than torch's fused CPU kernel in bf16, whose backward is slow for
 # short sequences (measured: docs/performance.md).
-_PLAIN_MAX_SEQ_LEN = 512
+_PLAIN_MAX_SEQ_LEN = 256
 
 
 def create_block_causal_mask(seq_lens: list[Tensor]) -> Tensor:

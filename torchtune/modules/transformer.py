@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchtune.modules.attention import MultiHeadAttention
+from torchtune.modules.cross_attention import TransformerCrossAttentionLayer as TransformerCrossAttentionLayer
 from torchtune.modules.tied_linear import TiedLinear
 
 

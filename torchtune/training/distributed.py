@@ -127,8 +127,8 @@ def shard(
 ) -> None:
     """Split the parameters of every layer over the processes (FSDP2), in place. Does nothing alone.
 
-    What is not in a layer (embedding, last norm, output projection) is one more unit. It stays whole between forward and
-    backward, because the loss reads the output projection.
+    What is not in a layer (embedding, last norm, output projection) is one more unit. It stays whole between forward
+    and backward, because the loss reads the output projection.
 
     Args:
         reduce_dtype: gradients are summed over processes in it.

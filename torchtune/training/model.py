@@ -53,10 +53,16 @@ def load_model(
 
 @torch.no_grad()
 def fill(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Copy full tensors into the pieces of the model's parameters that this process holds."""
+    """Copy full tensors into the pieces of the model's parameters that this process holds.
+
+    A tensor with fewer rows than its parameter is of a smaller vocabulary: the new rows get the mean of the old ones.
+    """
     parameters = dict(model.named_parameters())
     for name, tensor in weights:
         parameter = parameters[name]
+        if tensor.shape[0] < parameter.shape[0]:
+            mean = tensor.float().mean(dim=0).to(tensor.dtype)
+            tensor = torch.cat([tensor, mean.expand(parameter.shape[0] - tensor.shape[0], *mean.shape)])
         parameter.copy_(local_part(tensor.to(parameter.device, parameter.dtype), parameter))
 
 

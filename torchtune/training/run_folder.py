@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,24 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from torchtune.errors import ConfigError
-from torchtune.training.checkpointing._atomic import commit_folder, prune, sweep
-from torchtune.training.checkpointing._io import read_json, write_json
+from torchtune.errors import ConfigError, NonFiniteError
+from torchtune.training.checkpointing._atomic import (
+    MANIFEST,
+    checkpoints,
+    commit_folder,
+    facts_of,
+    newest_complete,
+    prune,
+    sweep,
+)
+from torchtune.training.checkpointing._io import read_json, record_of, write_json
 from torchtune.training.checkpointing._lock import OutputLock
 from torchtune.training.checkpointing.state import (
     LoadedState,
     LocalShard,
     Span,
     load_state,
-    newest_resumable,
+    resume_fault,
     rng_state,
     save_state,
     set_rng_state,
@@ -68,6 +76,21 @@ class RunFolder:
         found = read_json(path) if self.world.is_main and path.is_file() else {}
         return self.world.broadcast(found)
 
+    def begin(self, point: ResumePoint | None) -> None:
+        """Note that training runs: the same run as before from ``point``, or else a new one in this folder."""
+        before = self.status().get("run", 0)
+        self.run = before + 1 if point is None else point.facts.get("run", before)
+        if point is not None or not self.world.is_main:
+            return self.note("running")
+        if earlier := [p.name for p in checkpoints(self.path)]:
+            logger.warning(
+                "%s holds checkpoints from an earlier run (%s). This one starts afresh and replaces those whose names "
+                "it uses.",
+                self.path,
+                ", ".join(earlier),
+            )
+        write_json(self.path / RUN_STATE, {"run": self.run, "status": "running"})
+
     def note(self, status: str, **facts: Any) -> None:
         """Record ``running``, ``interrupted`` or ``completed``, and which checkpoint is the last."""
         if self.world.is_main:
@@ -81,35 +104,66 @@ class RunFolder:
         """The newest checkpoint that verifies, on every process; says which it is, or warns that there is none."""
         found = None
         if self.world.is_main:
-            path, _ = newest_resumable(self.path)
+            path, _ = newest_complete(self.path, self._resume_fault)
             if path is None:
                 logger.warning(
-                    "resume_from_checkpoint is True, but %s holds no checkpoint to go on from; starting afresh.", self.path
+                    "resume_from_checkpoint is True, but %s holds no checkpoint to go on from; starting afresh.",
+                    self.path,
                 )
             else:
                 found = ResumePoint(path, read_json(state_folder(path) / "state.json"))
                 logger.info("Resuming from %s: its files are whole (sizes and sha256).", path)
         return self.world.broadcast(found)
 
+    def _resume_fault(self, checkpoint: Path) -> str | None:
+        """Why the run that was last here cannot go on from a checkpoint, or None."""
+        if reason := resume_fault(checkpoint):
+            return reason
+        facts, run = facts_of(checkpoint), self._last_facts().get("run")
+        if run is not None and facts.get("run", run) != run:
+            return "an earlier run in this folder wrote it"
+        if facts.get("state", found := _hash_of_manifest(checkpoint)) != found:
+            return f"its run state {state_folder(checkpoint)} is of another save"
+        return None
+
     def save(
-        self, name: str, write_weights: Any, model: nn.Module, optimizer: Optimizer, facts: Mapping[str, Any]
+        self,
+        name: str,
+        write_weights: Any,
+        model: nn.Module,
+        optimizer: Optimizer,
+        facts: Mapping[str, Any],
+        *,
+        protect: Collection[Path] = (),
     ) -> Path:
-        """Commit the checkpoint ``name``: first the run state, then the weights, so that a complete folder can be resumed.
+        """Commit the checkpoint ``name``: first the run state, then the weights, so that a complete folder has both.
 
         Args:
             write_weights: ``(folder, tensors, shapes, main) -> file records``, see the checkpointers' ``write``.
             facts: JSON values that the run needs to go on; ``step`` orders checkpoints.
+            protect: folders that stay, however old: the one that training began from.
+
+        Raises:
+            NonFiniteError: a weight is NaN or infinite; nothing is written.
+            CheckpointError: the storage failed.
         """
         world, final = self.world, self.path / name
+        parameters = model.state_dict()
+        self._check_finite(name, parameters)
         own = {"main": world.is_main, "gather": world.gather}
         state = {"rank": world.rank, "world_size": world.size, "optimizer": _shards(model, optimizer)}
-        state |= {"rng": rng_state(world.device), "facts": facts}
-        stamp = {"step": facts["step"]}
+        state |= {"rng": rng_state(world.device), "facts": {**facts, "run": self.run}}
+        stamp = {"step": facts["step"], "run": self.run}
         state_bytes = sum(s.tensor.nbytes for slots in state["optimizer"].values() for s in slots.values())
         commit_folder(
-            state_folder(final), lambda to: save_state(to, **state), facts=stamp, needed_bytes=state_bytes * world.size, **own
+            state_folder(final),
+            lambda to: save_state(to, **state),
+            facts=stamp,
+            needed_bytes=state_bytes * world.size,
+            **own,
         )
-        parameters = model.state_dict()
+        if world.is_main:  # a crash from here on would otherwise leave it beside the weights of an earlier save
+            stamp["state"] = _hash_of_manifest(final)
         shapes = {k: (tuple(p.shape), p.dtype) for k, p in parameters.items()}
         weight_bytes = sum(p.numel() * p.element_size() for p in parameters.values())
         commit_folder(
@@ -121,9 +175,18 @@ class RunFolder:
         )
         if world.is_main:
             write_recipe_state(self.path, _torchtune_keys(facts))
-            prune(self.path, self.keep_last_n, keep_states=_STATES_KEPT)
+            prune(self.path, self.keep_last_n, keep_states=_STATES_KEPT, protect=protect)
         self.note("running", last_checkpoint=name, step=facts["step"])
         return final
+
+    def _check_finite(self, name: str, parameters: Mapping[str, Tensor]) -> None:
+        """The last step may have been too large for the weights' dtype, which no loss has shown yet."""
+        bad = [key for key, p in parameters.items() if not local_rows(p)[0].isfinite().all()]
+        if bad := [key for keys in self.world.gather(bad) for key in keys]:
+            raise NonFiniteError(
+                f"{name} is not saved: {len(set(bad))} weight(s) are NaN or infinite after this step, among them "
+                f"{bad[0]}. Lower the learning rate or set clip_grad_norm; earlier checkpoints are untouched."
+            )
 
     def load_state(self, point: ResumePoint, model: nn.Module, optimizer: Optimizer) -> None:
         """Put back the optimizer's state and the random state that were saved with a checkpoint."""
@@ -132,7 +195,9 @@ class RunFolder:
         loaded = load_state(state_folder(point.path), rank=self.world.rank, world_size=self.world.size, wanted=wanted)
         _fill_optimizer(optimizer, trained, loaded, point.facts["groups"])
         if loaded.rng is None:
-            logger.warning("The checkpoint was written by another number of processes: dropout will differ from then on.")
+            logger.warning(
+                "The checkpoint was written by another number of processes: dropout will differ from then on."
+            )
         else:
             set_rng_state(loaded.rng, self.world.device)
 
@@ -140,6 +205,11 @@ class RunFolder:
         """Let another run have the folder."""
         if self._lock is not None:
             self._lock.close()
+
+
+def _hash_of_manifest(checkpoint: Path) -> str:
+    """Stands for the whole run state of a checkpoint, since its manifest has the hashes of all files."""
+    return record_of(state_folder(checkpoint) / MANIFEST).sha256
 
 
 def _whole_tensors(parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -150,10 +220,10 @@ def _whole_tensors(parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tens
 
 def _shards(model: nn.Module, optimizer: Optimizer) -> dict[str, dict[str, LocalShard]]:
     state = optimizer.state
-    return {
-        name: {slot: _shard(value) for slot, value in state[p].items() if value is not None}
+    return {  # also of an optimizer that keeps nothing, such as SGD: its parameters are named
+        name: {slot: _shard(value) for slot, value in state.get(p, {}).items() if value is not None}
         for name, p in model.named_parameters()
-        if p in state
+        if p.requires_grad
     }
 
 
@@ -173,18 +243,26 @@ def _fill_optimizer(
 ) -> None:
     if len(groups) != len(optimizer.param_groups):
         raise ConfigError(
-            f"the checkpoint's optimizer has {len(groups)} parameter groups, this run's has {len(optimizer.param_groups)}; "
-            "resume with the optimizer of the first run"
+            f"the checkpoint's optimizer has {len(groups)} parameter groups, this run's has "
+            f"{len(optimizer.param_groups)}; resume with the optimizer of the first run"
         )
     for group, saved in zip(optimizer.param_groups, groups):
+        _say_what_changed(group, saved)
         group |= {k: tuple(v) if isinstance(group.get(k), tuple) else v for k, v in saved.items()}
     for name, slots in loaded.optimizer.items():
         p = trained[name]
         owner = optimizer.optimizers[p] if isinstance(optimizer, InBackward) else optimizer
         on_device = any(optimizer.defaults.get(k) for k in ("fused", "capturable"))
-        owner.state[p] = {
-            slot: _like(p, value) if value.dim() or on_device else value for slot, value in slots.items()
-        }
+        owner.state[p] = {slot: _like(p, value) if value.dim() or on_device else value for slot, value in slots.items()}
+
+
+def _say_what_changed(group: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    scheduled = "initial_lr" in saved
+    for key, value in saved.items():
+        now = list(group[key]) if isinstance(group.get(key), tuple) else group.get(key)
+        if now != value and not (scheduled and key == "lr"):
+            name = key.removeprefix("initial_")
+            logger.warning("optimizer.%s is %s, but the run goes on with %s, as it was saved.", name, now, value)
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
@@ -198,7 +276,7 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
 
 
 def saved_facts(optimizer: Optimizer, **facts: Any) -> dict[str, Any]:
-    """What goes into a checkpoint's ``state.json``: the given facts and the optimizer's groups, as plain JSON values."""
+    """What goes into a checkpoint's ``state.json``: the given facts and the optimizer's groups, as JSON values."""
     return json.loads(json.dumps({**facts, "groups": hyperparameters(optimizer)}, default=float))
 
 

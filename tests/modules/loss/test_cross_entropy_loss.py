@@ -116,3 +116,15 @@ def test_module_forms_are_means_over_targets():
     torch.testing.assert_close(loss(hidden, targets), expected)
     pieces = list(head(hidden).tensor_split(8, dim=1))
     torch.testing.assert_close(CEWithChunkedOutputLoss()(pieces, targets), expected)
+
+
+def test_pieces_that_a_recipe_chunks_by_itself_add_up():
+    hidden, weight, targets = sample()
+    loss = LinearCrossEntropyLoss()
+    loss.linear_projection = torch.nn.Linear(24, 1111, bias=False)
+    loss.linear_projection.weight.data.copy_(weight)
+    kept, labels = loss.mask_inputs(hidden.view(1, 37, 24), targets.view(1, 37))
+    assert kept.shape == (29, 24) and (labels != -100).all()
+    chunks = zip(kept.tensor_split(3), labels.tensor_split(3), strict=True)
+    total = sum(loss.compute_cross_entropy(*chunk) for chunk in chunks)
+    torch.testing.assert_close(total.double(), reference(hidden, weight, targets)[0], rtol=1e-5, atol=1e-5)

@@ -45,12 +45,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         label_logits = (hidden.float() * weight.index_select(0, targets).float()).sum(-1)
-        shift = hidden.new_zeros(hidden.shape[0], 1)
+        shift = None
         z = _normaliser(hidden, weight, targets, label_logits, shift)
         if not ((z > 1e-30) & (z < 1e30)).all():  # beyond exp's range: measure from the largest logit instead
             shift = _largest_logit(hidden, weight)
             z = _normaliser(hidden, weight, targets, label_logits, shift)
-        losses = z.log() + shift.squeeze(1).float() - label_logits
+        losses = z.log() - _shifted(label_logits, shift)
         ctx.save_for_backward(hidden, weight, targets, z, shift, losses)
         return losses.sum()
 
@@ -84,19 +84,25 @@ def _block_bounds(hidden: Tensor, weight: Tensor) -> Iterator[tuple[int, int]]:
     return ((start, min(start + width, vocab)) for start in range(0, vocab, width))
 
 
-def _exponentials(hidden: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
+def _exponentials(hidden: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
     block = hidden @ weight.t()
-    if shift.any():
+    if shift is not None:
         block -= shift
     return block.exp_()
 
 
-def _normaliser(hidden: Tensor, weight: Tensor, targets: Tensor, label_logits: Tensor, shift: Tensor) -> Tensor:
+def _shifted(label_logits: Tensor, shift: Tensor | None) -> Tensor:
+    return label_logits if shift is None else label_logits - shift.squeeze(1).float()
+
+
+def _normaliser(
+    hidden: Tensor, weight: Tensor, targets: Tensor, label_logits: Tensor, shift: Tensor | None
+) -> Tensor:
     """``sum(exp(x - shift))`` per row in float32, [n].
 
     The label's own exponential enters in float32; its rounded one is taken out before the sum.
     """
-    z = (label_logits - shift.squeeze(1).float()).exp()
+    z = _shifted(label_logits, shift).exp()
     nothing = hidden.new_zeros(hidden.shape[0])
     for start, end in _block_bounds(hidden, weight):
         block = _exponentials(hidden, weight[start:end], shift)
@@ -162,6 +168,15 @@ class LinearCrossEntropyLoss(nn.Module, SFTLoss):
     def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Summed, not averaged, over targets that count."""
         return linear_cross_entropy(outputs, self.linear_projection.weight, targets, ignore_index=self.ignore_index)
+
+    def compute_cross_entropy(self, hidden_chunk: Tensor, target_chunk: Tensor) -> Tensor:
+        """Summed loss of some positions: hidden states [..., D] against labels [...]."""
+        return self.total(hidden_chunk, target_chunk)
+
+    def mask_inputs(self, hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The positions that count: hidden states [..., D] and labels [...] -> [n, D] and [n]."""
+        counted = target != self.ignore_index
+        return hidden[counted], target[counted]
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self.total(outputs, targets) / (targets != self.ignore_index).sum().clamp(min=1)

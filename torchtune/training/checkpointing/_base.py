@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchtune.errors import CheckpointError, ConfigError, TuneError
 from torchtune.models._weights import Read, WeightMap, Write
-from torchtune.training.checkpointing._atomic import RECIPE_STATE, commit_folder, newest_complete, prune
+from torchtune.training.checkpointing._atomic import RECIPE_STATE, commit_folder, fault, newest_complete, prune
 from torchtune.training.checkpointing._check import check_plan
 from torchtune.training.checkpointing._files import CheckpointFiles, named_files, split_folder
 from torchtune.training.checkpointing._io import FileRecord
@@ -25,6 +25,8 @@ from torchtune.training.checkpointing.state import write_recipe_state
 Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 logger = logging.getLogger(__name__)
+
+_CHECKPOINT_KEY = "checkpoint"  # in a recipe's state: the folder that was saved with it
 
 
 class FullModelCheckpointer(ABC):
@@ -54,8 +56,7 @@ class FullModelCheckpointer(ABC):
         self._files = single if single is not None else checkpoint_files
         self._adapter_file = adapter_checkpoint or "adapter_model.pt"
         self._recipe_file = recipe_checkpoint or "recipe_state.pt"
-        self._resume = resume_from_checkpoint
-        self._load_recipe_state = resume_from_checkpoint or should_load_recipe_state
+        self._resume = resume_from_checkpoint or should_load_recipe_state  # two names of one thing, older and newer
         self._read_folder()
 
     def reading(self, folder: Path) -> Self:
@@ -119,28 +120,37 @@ class FullModelCheckpointer(ABC):
         return ((r.native, _read(source, r)) for r in plan.reads)
 
     def load_checkpoint(self) -> dict[str, Any]:
-        """The whole state dict, under ``"model"``; on resume from the newest complete folder of ``output_dir``, with
-        the adapter and the recipe's state beside it.
+        """The whole state dict, under ``"model"``; on resume with the recipe's state, and the weights and adapter of
+        the folder in ``output_dir`` that was saved with it.
 
         Raises:
-            CheckpointError: the files cannot be read.
+            CheckpointError: the files cannot be read, or there are none to resume from.
         """
-        reader = self._resumed() if self._resume else self
-        loaded: dict[str, Any] = {MODEL_KEY: reader._whole()}
+        if not self._resume:
+            return {MODEL_KEY: self._whole()}
+        path = self._output() / RECIPE_STATE / self._recipe_file
+        if not path.is_file():
+            raise CheckpointError(f"the recipe is to resume, but there is no {path}; set resume_from_checkpoint=False")
+        state = load_torch_file(path)
+        reader = self.reading(self._folder_of(state.pop(_CHECKPOINT_KEY, None)))
+        logger.info("Resuming with the weights in %s.", reader.checkpoint_dir)
+        loaded = {MODEL_KEY: reader._whole()} | state
         adapter = reader.checkpoint_dir / self._adapter_file
-        if self._resume and adapter.is_file():
+        if adapter.is_file():
             loaded[ADAPTER_KEY] = load_torch_file(adapter)
-        if self._load_recipe_state:
-            loaded |= load_torch_file(self._output() / RECIPE_STATE / self._recipe_file)
         return loaded
 
-    def _resumed(self) -> Self:
-        newest, _ = newest_complete(self._output())
-        if newest is None:
-            raise CheckpointError(
-                f"resume_from_checkpoint is set, but {self._output()} has no complete epoch_N or step_N folder"
-            )
-        return self.reading(newest)
+    def _folder_of(self, name: str | None) -> Path:
+        """The checkpoint that a recipe's state names; the newest complete one if it names none, as others write it."""
+        output = self._output()
+        if name is None:
+            newest, _ = newest_complete(output)
+            if newest is None:
+                raise CheckpointError(f"the recipe is to resume, but {output} has no complete epoch_N or step_N")
+            return newest
+        if reason := fault(output / name):
+            raise CheckpointError(f"the recipe's state belongs to {output / name}, which is not whole: {reason}")
+        return output / name
 
     def _whole(self) -> dict[str, Tensor]:
         source = self._source()
@@ -219,7 +229,7 @@ class FullModelCheckpointer(ABC):
         commit_folder(self._output() / name, write, facts=facts, needed_bytes=size)
         if intermediate_checkpoint:
             rest = {k: v for k, v in state_dict.items() if k not in (MODEL_KEY, ADAPTER_KEY, ADAPTER_CONFIG)}
-            write_recipe_state(self._output(), rest, self._recipe_file)
+            write_recipe_state(self._output(), rest | {_CHECKPOINT_KEY: name}, self._recipe_file)
         if self.keep_last_n_checkpoints is not None:
             prune(self._output(), self.keep_last_n_checkpoints, protect=[self.checkpoint_dir])
 

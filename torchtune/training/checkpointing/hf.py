@@ -35,9 +35,9 @@ class FullModelHFCheckpointer(FullModelCheckpointer):
         output_dir: where ``epoch_N`` folders go; None only reads.
         adapter_checkpoint: name of the adapter's file in an ``epoch_N`` folder.
         recipe_checkpoint: name of the recipe state's file in ``output_dir/recipe_state``.
-        resume_from_checkpoint: ``load_checkpoint`` takes the newest complete folder of ``output_dir``.
+        resume_from_checkpoint: ``load_checkpoint`` takes the recipe's state and the folder that was saved with it.
         safe_serialization: write safetensors; False writes ``pytorch_model-*.bin``.
-        should_load_recipe_state: ``load_checkpoint`` adds the recipe state.
+        should_load_recipe_state: newer name of ``resume_from_checkpoint``; either will do.
         keep_last_n_checkpoints: delete older folders after a save; None keeps all.
         enable_dcp: refused when True; files here are never in that format.
 

@@ -27,8 +27,8 @@ class FullModelMetaCheckpointer(FullModelCheckpointer):
         output_dir: where ``epoch_N`` folders go; None only reads.
         adapter_checkpoint: name of the adapter's file in an ``epoch_N`` folder.
         recipe_checkpoint: name of the recipe state's file in ``output_dir/recipe_state``.
-        resume_from_checkpoint: ``load_checkpoint`` takes the newest complete folder of ``output_dir``.
-        should_load_recipe_state: ``load_checkpoint`` adds the recipe state.
+        resume_from_checkpoint: ``load_checkpoint`` takes the recipe's state and the folder that was saved with it.
+        should_load_recipe_state: newer name of ``resume_from_checkpoint``; either will do.
 
     Raises:
         CheckpointError: the folder is not there.

@@ -1,0 +1,73 @@
+"""Llamas of a few thousand weights, with true tokenizers, in the layouts that the guides download."""
+
+import shutil
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_run import SIZES, make_model
+
+# The sizes of ``tiny_run.make_model`` as a model builder's arguments.
+BUILDER = {"num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "embed_dim": 32, "intermediate_dim": 48}
+BUILDER |= {"max_seq_len": 4096}
+_VOCABULARY = {"llama2": 32_000, "llama3": 128_256}
+
+
+def generation_of(name: str) -> str:
+    """Which tokenizer a model's or folder's name wants."""
+    return "llama2" if name.lower().replace("-", "").startswith(("llama2", "code_llama2", "codellama")) else "llama3"
+
+
+def tokenizer_file(name: str) -> Path:
+    """The true tokenizer of Llama 3; for Llama 2 one of the same kind and size."""
+    package, *path = {
+        "llama3": ("llama_models", "llama3", "tokenizer.model"),
+        "llama2": ("mistral_common", "data", "tokenizer.model.v1"),
+    }[generation_of(name)]
+    return Path(util.find_spec(package).submodule_search_locations[0], *path)
+
+
+def vocab_size(name: str) -> int:
+    """Rows of the embedding."""
+    return _VOCABULARY[generation_of(name)]
+
+
+def hugging_face_folder(folder: Path) -> None:
+    """What the Hub holds of a Llama: Hugging Face's format, and Meta's in ``original``."""
+    name = folder.name
+    make_model(folder, tied="3.2" in name, vocab_size=vocab_size(name), dtype=torch.bfloat16)
+    shutil.copyfile(tokenizer_file(name), folder / "tokenizer.model")
+    meta_folder(folder / "original", name)
+
+
+def meta_folder(folder: Path, name: str | None = None) -> None:
+    """Meta's own format: weights, ``params.json`` and the tokenizer, for the model ``name`` (None: the folder's)."""
+    folder.mkdir(parents=True)
+    torch.save(_meta_weights(vocab_size(name or folder.name)), folder / "consolidated.00.pth")
+    (folder / "params.json").write_text('{"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}')
+    shutil.copyfile(tokenizer_file(name or folder.name), folder / "tokenizer.model")
+
+
+def _meta_weights(vocab: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    dim, wide = SIZES["hidden_size"], SIZES["intermediate_size"]
+    shapes: dict[str, tuple[int, ...]] = {"tok_embeddings": (vocab, dim), "norm": (dim,), "output": (vocab, dim)}
+    for i in range(SIZES["num_hidden_layers"]):
+        rows = {"wq": dim, "wk": dim // 2, "wv": dim // 2, "wo": dim}
+        shapes |= {f"layers.{i}.attention.{name}": (count, dim) for name, count in rows.items()}
+        shapes |= {f"layers.{i}.feed_forward.{name}": (wide, dim) for name in ("w1", "w3")}
+        shapes |= {f"layers.{i}.feed_forward.w2": (dim, wide)}
+        shapes |= {f"layers.{i}.{name}": (dim,) for name in ("attention_norm", "ffn_norm")}
+    return {
+        f"{name}.weight": (torch.randn(shape, generator=generator) * 0.1 + (len(shape) == 1)).bfloat16()
+        for name, shape in shapes.items()
+    }
+
+
+def leaves(node: Any, path: str = "") -> dict[str, Any]:
+    """Dotted key -> value, of all values in nested mappings and lists."""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else None
+    if children is None:
+        return {path: node}
+    return {k: v for key, child in children for k, v in leaves(child, f"{path}.{key}".lstrip(".")).items()}
