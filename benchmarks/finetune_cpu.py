@@ -1,10 +1,10 @@
-"""Full fine-tuning of a small-width Llama 3.2 (true vocabulary) on this machine's CPU: this tree against torchtune 0.6.1.
+"""Full fine-tuning of a small-width Llama 3.2 (true vocabulary) on the CPU: this tree against torchtune 0.6.1.
 
     python benchmarks/finetune_cpu.py --peer PEER/bin/tune --out benchmarks/results/finetune_cpu.json
 
-``--peer`` is the ``tune`` of an environment with ``torch==2.13.0 torchtune==0.6.1 torchao==0.13.0``; without it only this
-tree runs. Both get the same model, rows, order (``shuffle=False``), config and number of steps, through their own command.
-Runs alternate. Tokens are target tokens; time is that of the steps, start-up and the checkpoint not included.
+``--peer`` is the ``tune`` of an environment with ``torch==2.13.0 torchtune==0.6.1 torchao==0.13.0``; without it only
+this tree runs. Both get the same model, rows, order (``shuffle=False``), config and number of steps, through their own
+command. Runs alternate. Tokens are target tokens; time is that of the steps, without start-up and checkpoint.
 """
 
 import argparse
@@ -29,7 +29,7 @@ OURS = Path(sys.executable).with_name("tune")
 
 
 def overrides(work: Path, out: Path, steps: int) -> list[str]:
-    """What makes ``llama3_2/1B_full_single_device`` small, local and comparable; every version of torchtune takes these."""
+    """What makes ``llama3_2/1B_full_single_device`` small and local; every version of torchtune takes these."""
     return [
         f"output_dir={out}",
         *MODEL_OVERRIDES,
@@ -91,7 +91,8 @@ def peak_memory(tune: Path, work: Path, steps: int, threads: int) -> float:
     recipe = ["full_finetune_single_device", "--config", "llama3_2/1B_full_single_device"]
     command = [str(tune), "run", *recipe, *overrides(work, Path(out), steps)]
     env = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    result = subprocess.run([sys.executable, "-c", script, *command], env=env, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", script, *command]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     shutil.rmtree(out)
     return int(result.stdout) / 2**20
 
@@ -132,7 +133,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--processes", type=int, default=1, help="of this tree; the peer cannot do more than one on a CPU")
+    parser.add_argument("--processes", type=int, default=1, help="of this tree; on a CPU the peer has one")
     parser.add_argument("--out", type=Path, help="write the results here as JSON")
     args = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="workload_"))

@@ -1,4 +1,4 @@
-"""Makes the benchmark's input: a small-width Llama 3.2 with its true vocabulary, and Python's documentation as Alpaca rows.
+"""Makes the benchmark's input: a small-width Llama 3.2 with its true vocabulary, and Python's documentation as rows.
 
     python benchmarks/workload.py FOLDER
 
@@ -104,7 +104,8 @@ def documentation_rows() -> list[dict[str, str]]:
             if text and (module.__name__, name) not in seen:
                 seen.add((module.__name__, name))
                 kind = "class" if inspect.isclass(thing) else "function"
-                rows.append({"instruction": f"Document this Python {kind}.", "input": f"{module.__name__}.{name}", "output": text})
+                what = {"instruction": f"Document this Python {kind}.", "input": f"{module.__name__}.{name}"}
+                rows.append(what | {"output": text})
     return rows
 
 

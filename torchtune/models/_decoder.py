@@ -61,7 +61,9 @@ class Arch:
                 "tied": config.get("tie_word_embeddings", False),
             }
         except KeyError as e:
-            raise CheckpointError(f"config.json has no {e.args[0]!r}, which every decoder's has; is it complete?") from None
+            raise CheckpointError(
+                f"config.json lacks {e.args[0]!r}, which every decoder's has; is it complete?"
+            ) from None
         return cls(**fields | _hf_rope(config) | overrides)
 
 
@@ -73,7 +75,10 @@ def _hf_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "default":
         return base
     if kind != "llama3" or (rope["low_freq_factor"], rope["high_freq_factor"]) != (1, 4):
-        raise CheckpointError(f"config.json asks for RoPE scaling {dict(rope)}; known are 'default' and Llama 3.1's 'llama3'")
+        raise CheckpointError(
+            f"config.json asks for RoPE scaling {dict(rope)}; "
+            "known are 'default', and 'llama3' with the factors 1 and 4 of Llama 3.1"
+        )
     return base | {
         "rope_scale_factor": rope["factor"],
         "rope_old_context_len": rope["original_max_position_embeddings"],
@@ -81,7 +86,7 @@ def _hf_rope(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def llama_intermediate_dim(embed_dim: int, multiple_of: int = 256) -> int:
-    """Feed-forward width: two thirds of ``4 * embed_dim``, rounded up (https://arxiv.org/abs/2302.13971, section 2.2)."""
+    """Feed-forward width: two thirds of ``4 * embed_dim``, rounded up (https://arxiv.org/abs/2302.13971, 2.2)."""
     width = int(4 * embed_dim * 2 / 3)
     return -(-width // multiple_of) * multiple_of
 
@@ -148,7 +153,7 @@ class Parts:
     layer: Callable[[Arch, nn.Module, "Parts"], nn.Module] = pre_norm_layer
 
 
-def build_decoder(a: Arch, parts: Parts = Parts()) -> TransformerDecoder:  # noqa: B008 - frozen
+def build_decoder(a: Arch, parts: Parts = Parts()) -> TransformerDecoder:
     """The model, with torch's default initialisation; make it under ``torch.device("meta")`` to give it no storage."""
     embedding = nn.Embedding(a.vocab_size, a.embed_dim)
     rope = rotary(a)

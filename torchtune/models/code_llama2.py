@@ -1,9 +1,11 @@
-"""Code Llama (https://arxiv.org/abs/2308.12950). Rows: ``config.json`` beside each checkpoint at https://huggingface.co/codellama."""
+"""Code Llama (https://arxiv.org/abs/2308.12950). Rows: ``config.json`` of each checkpoint at
+https://huggingface.co/codellama.
+"""
 
 from torchtune.models._decoder import Arch, build_decoder
 from torchtune.modules import TransformerDecoder
 
-__all__ = ["code_llama2_13b", "code_llama2_70b", "code_llama2_7b"]
+__all__ = ["code_llama2_7b", "code_llama2_13b", "code_llama2_70b"]
 
 _SHARED = {"vocab_size": 32_016, "max_seq_len": 16_384, "rope_base": 1_000_000.0, "norm_eps": 1e-5}
 _7B = _SHARED | {"num_layers": 32, "num_heads": 32, "num_kv_heads": 32, "embed_dim": 4096}

@@ -1,4 +1,6 @@
-"""Llama 2 (https://arxiv.org/abs/2307.09288). Rows: ``config.json`` beside each checkpoint at https://huggingface.co/meta-llama."""
+"""Llama 2 (https://arxiv.org/abs/2307.09288). Rows: ``config.json`` of each checkpoint at
+https://huggingface.co/meta-llama.
+"""
 
 from torchtune.models._decoder import Arch, build_decoder
 from torchtune.models._llama2_tokenizer import Llama2ChatTemplate, Llama2Tokenizer, llama2_tokenizer
@@ -8,9 +10,9 @@ __all__ = [
     "Llama2ChatTemplate",
     "Llama2Tokenizer",
     "llama2",
+    "llama2_7b",
     "llama2_13b",
     "llama2_70b",
-    "llama2_7b",
     "llama2_classifier",
     "llama2_reward_7b",
     "llama2_tokenizer",

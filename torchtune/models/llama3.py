@@ -1,10 +1,12 @@
-"""Llama 3 (https://arxiv.org/abs/2407.21783). Rows: ``config.json`` beside each checkpoint at https://huggingface.co/meta-llama."""
+"""Llama 3 (https://arxiv.org/abs/2407.21783). Rows: ``config.json`` of each checkpoint at
+https://huggingface.co/meta-llama.
+"""
 
 from torchtune.models._decoder import Arch, build_decoder
 from torchtune.models._llama3_tokenizer import Llama3Tokenizer, llama3_tokenizer
 from torchtune.modules import TransformerDecoder
 
-__all__ = ["Llama3Tokenizer", "llama3", "llama3_70b", "llama3_8b", "llama3_tokenizer"]
+__all__ = ["Llama3Tokenizer", "llama3", "llama3_8b", "llama3_70b", "llama3_tokenizer"]
 
 _SHARED = {"vocab_size": 128_256, "max_seq_len": 8192, "rope_base": 500_000, "norm_eps": 1e-5}
 _8B = {"num_layers": 32, "num_heads": 32, "num_kv_heads": 8, "embed_dim": 4096, "intermediate_dim": 14_336}

@@ -1,10 +1,12 @@
-"""Llama 3.1 (https://arxiv.org/abs/2407.21783). Rows: ``config.json`` beside each checkpoint at https://huggingface.co/meta-llama."""
+"""Llama 3.1 (https://arxiv.org/abs/2407.21783). Rows: ``config.json`` of each checkpoint at
+https://huggingface.co/meta-llama.
+"""
 
 from torchtune.models._decoder import Arch, build_decoder
 from torchtune.modules import TransformerDecoder
 from torchtune.modules.position_embeddings import Llama3ScaledRoPE
 
-__all__ = ["Llama3ScaledRoPE", "llama3_1", "llama3_1_405b", "llama3_1_70b", "llama3_1_8b"]
+__all__ = ["Llama3ScaledRoPE", "llama3_1", "llama3_1_8b", "llama3_1_70b", "llama3_1_405b"]
 
 _SHARED = {
     "vocab_size": 128_256,

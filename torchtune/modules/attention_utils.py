@@ -62,7 +62,14 @@ def attend(
     if softcap is not None or plain:
         return _plain_attention(q, k, v, mask, is_causal, scale or q.shape[-1] ** -0.5, softcap, dropout_p)
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        dropout_p=dropout_p,
+        is_causal=is_causal,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
     )
 
 

@@ -18,7 +18,9 @@ class TiedLinear:
 
     def __init__(self, tied_module: nn.Module) -> None:
         if not hasattr(tied_module, "weight"):
-            raise AttributeError(f"TiedLinear needs a module with a weight to share; {type(tied_module).__name__} has none")
+            raise AttributeError(
+                f"TiedLinear needs a module with a weight to share; {type(tied_module).__name__} has none"
+            )
         self.tied_module = tied_module
 
     @property

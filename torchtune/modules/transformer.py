@@ -13,7 +13,7 @@ from torchtune.modules.tied_linear import TiedLinear
 
 
 class TransformerSelfAttentionLayer(nn.Module):
-    """Pre-norm layer: ``h = x + sa_scale(attn(sa_norm(x)))``, then the same around the feed-forward; [B, S, D] -> [B, S, D].
+    """Pre-norm layer, [B, S, D] -> [B, S, D]: ``h = x + sa_scale(attn(sa_norm(x)))``, then the same around the MLP.
 
     Args:
         sa_scale: applied to the attention's output before it is added; None for none. Likewise ``mlp_scale``.
@@ -193,7 +193,9 @@ class TransformerDecoder(nn.Module):
     def _check_length(self, seq_len: int) -> None:
         longest = self.decoder_max_cache_seq_len if self.caches_are_enabled() else self.max_seq_len
         if seq_len > longest:
-            raise ValueError(f"a sequence of {seq_len} tokens is longer than the {longest} that the model is set up for")
+            raise ValueError(
+                f"a sequence of {seq_len} tokens is longer than the {longest} that the model is set up for"
+            )
 
 
 def _module_list(layers: nn.Module | Iterable[nn.Module], num_layers: int | None) -> nn.ModuleList:

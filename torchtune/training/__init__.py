@@ -1,4 +1,4 @@
-"""What a recipe needs besides the model: devices, precision, checkpoints, metrics, and the steps before and after the loop."""
+"""What a recipe needs besides the model: devices, precision, checkpoints, metrics, steps before and after the loop."""
 
 from torchtune.training._distributed import (
     gather_cpu_state_dict,

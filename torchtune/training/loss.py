@@ -27,7 +27,7 @@ def summed_loss(loss: nn.Module, model: nn.Module) -> Callable[[nn.Module, Batch
     """The loss as ``(model, batch) -> sum over target tokens``.
 
     Plain cross-entropies, whichever class they come as, have one value; they are computed by
-    :func:`torchtune.modules.loss.linear_cross_entropy`, which needs the least memory. Any other loss gets float32 logits.
+    :func:`torchtune.modules.loss.linear_cross_entropy`, which needs the least memory. Others get float32 logits.
 
     Args:
         model: told whether to return hidden states, pieces of logits, or logits.

@@ -34,8 +34,8 @@ def load_model(
     """Build on meta, prepare, split over the processes, then copy every weight straight to where it lives.
 
     Args:
-        weights: given names and shapes (a state dict on the meta device), gives each name with its full tensor, one at a
-            time, so that host memory holds one tensor and not a second model.
+        weights: given names and shapes (a state dict on the meta device), gives each name with its full tensor, one
+            at a time, so that host memory holds one tensor and not a second model.
         prepare: changes the finished model in place (recomputation, compilation, adapters).
         sharding: see :func:`torchtune.training.distributed.shard`.
     """

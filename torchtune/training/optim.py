@@ -103,4 +103,3 @@ class LossScaler:
 def hyperparameters(optimizer: Optimizer) -> list[dict[str, Any]]:
     """What an optimizer keeps per group besides the parameters: learning rate, betas and so on."""
     return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-

@@ -1,8 +1,8 @@
 """Cross-entropy over a large vocabulary without the [tokens, vocabulary] float32 matrix.
 
-The projection to the vocabulary is part of the loss: only hidden states whose label counts are projected, a block of the
-vocabulary at a time, in the model's dtype and in place. Sums run in float32. The label's own term is computed in float32
-from the hidden state, so that the gradient of a confident token, ``p - 1``, is not lost in rounding.
+The projection to the vocabulary is part of the loss: only hidden states whose label counts are projected, a block of
+the vocabulary at a time, in the model's dtype and in place. Sums run in float32. The label's own term is computed in
+float32 from the hidden state, so that the gradient of a confident token, ``p - 1``, is not lost in rounding.
 """
 
 import math
@@ -95,9 +95,7 @@ def _shifted(label_logits: Tensor, shift: Tensor | None) -> Tensor:
     return label_logits if shift is None else label_logits - shift.squeeze(1).float()
 
 
-def _normaliser(
-    hidden: Tensor, weight: Tensor, targets: Tensor, label_logits: Tensor, shift: Tensor | None
-) -> Tensor:
+def _normaliser(hidden: Tensor, weight: Tensor, targets: Tensor, label_logits: Tensor, shift: Tensor | None) -> Tensor:
     """``sum(exp(x - shift))`` per row in float32, [n].
 
     The label's own exponential enters in float32; its rounded one is taken out before the sum.
@@ -137,7 +135,7 @@ class LinearCrossEntropyLoss(nn.Module, SFTLoss):
     """Mean cross-entropy of hidden states [B, S, D] against labels [B, S], the output projection included.
 
     Args:
-        num_output_chunks: kept for old configs; the block size follows from the cache or memory that a block should fill.
+        num_output_chunks: kept for old configs; the block size follows from the memory that a block should fill.
         ignore_index: label that does not count.
         tp_enabled: refused; tensor parallelism is not part of this loss yet.
         mask_ignored_tokens: kept for old configs; ignored positions are always left out before the projection.
