@@ -87,7 +87,6 @@ class Row:
     compile: bool = False
     activation_checkpointing: bool = True
     activation_offloading: bool = False
-    own_shard_groups: bool = False
     cpu_offload: bool = False
     nodes: int = 1
     processes: int = 2
@@ -105,17 +104,17 @@ def _many(name: str, model: Model, output_dir: str, **values) -> Row:
 _1B_3B = {"batch_size": 4}
 _LOW_MEMORY = {"optimizer": PAGED, "activation_offloading": True}
 _SLOW = {"lr": "1e-5", "warmup_steps": 100}
-_70B = {"own_shard_groups": True, "cpu_offload": True, "fused": False, "processes": 8}
+_70B = {"cpu_offload": True, "fused": False, "processes": 8}
 
 ROWS = (
     _many("llama2/7B_full", LLAMA2_7B, "llama2_7B/full", processes=4),
     _single("llama2/7B_full_low_memory", LLAMA2_7B, "llama2_7B/full_low_memory", **_LOW_MEMORY, **_SLOW),
     _many("llama2/13B_full", LLAMA2_13B, "llama2_13B/full", processes=4),
     _single("code_llama2/7B_full_low_memory", CODE_LLAMA2_7B, "code_llama2_7B/full_low_memory", **_LOW_MEMORY),
-    _many("llama3/8B_full", LLAMA3_8B, "llama3_8B/full", own_shard_groups=True, processes=4),
+    _many("llama3/8B_full", LLAMA3_8B, "llama3_8B/full", processes=4),
     _single("llama3/8B_full_single_device", LLAMA3_8B, "llama3_8B/full_single_device", **_SLOW),
     _many("llama3/70B_full", LLAMA3_70B, "llama3_70B/full", **_70B),
-    _many("llama3_1/8B_full", LLAMA3_1_8B, "llama3_1_8B/full", own_shard_groups=True),
+    _many("llama3_1/8B_full", LLAMA3_1_8B, "llama3_1_8B/full"),
     _single("llama3_1/8B_full_single_device", LLAMA3_1_8B, "llama3_1_8B/full_single_device"),
     _many("llama3_1/70B_full", LLAMA3_1_70B, "llama3_1_70B/full", **_70B),
     _many(
@@ -217,10 +216,6 @@ _SHARDING = """\
 fsdp_cpu_offload: $cpu_offload  # True keeps parameters and optimizer state in host memory
 """
 
-_SHARD_GROUPS = """\
-custom_sharded_layers: ['tok_embeddings', 'output']  # these large matrices are gathered apart from the layers
-"""
-
 _TAIL = """
 # What is reported
 
@@ -249,7 +244,6 @@ profiler:
 
 SINGLE_DEVICE = _HEAD + _TAIL
 DISTRIBUTED = _HEAD + _SHARDING + _TAIL
-DISTRIBUTED_SHARD_GROUPS = _HEAD + _SHARDING + _SHARD_GROUPS + _TAIL
 
 _PAGED_NOTE = "  # GPU only: pip install bitsandbytes; else torch.optim.AdamW"
 _NO_SCHEDULER = """\
@@ -281,9 +275,7 @@ def render(row: Row) -> str:
 
 
 def _template(row: Row) -> str:
-    if not row.distributed:
-        return SINGLE_DEVICE
-    return DISTRIBUTED_SHARD_GROUPS if row.own_shard_groups else DISTRIBUTED
+    return DISTRIBUTED if row.distributed else SINGLE_DEVICE
 
 
 def _where(row: Row) -> str:

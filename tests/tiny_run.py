@@ -215,6 +215,7 @@ def _become_worker(argv: list[str], rank: int, size: int, port: int, files: list
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
         _fresh_logging()
+        os.chdir(files[0].parent)
         exits_cleanly(recipe().main)(argv)
         code = 0
     except SystemExit as stop:

@@ -39,6 +39,35 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tiny, name):
     assert tiny.state(stopped)["status"] == "completed"
 
 
+STOPPER = """
+import os, signal
+from torchtune.training.metric_logging import StdoutLogger
+
+class StopAt(StdoutLogger):
+    def __init__(self, at: int):
+        self.at = at
+
+    def log_dict(self, payload, step):
+        if step == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_stopped_at_the_end_of_an_epoch_of_the_run_and_at_a_save(tiny):
+    """The user's own logger, a file in the current folder, sends the signal."""
+    (tiny.root / "stopper.py").write_text(STOPPER)
+    words = ["epochs=2", "max_steps_per_epoch=3", "save_every_n_steps=2", "model.attn_dropout=0.1"]
+    assert tiny.run("straight-ends", *words).code == 0
+    words += ["resume_from_checkpoint=True", "metric_logger._component_=stopper.StopAt"]
+    for step in (2, 3, 6):
+        ended = tiny.run("ends", *words, f"metric_logger.at={step}", "metric_logger.log_dir=null")
+        assert ended.code == 130 and f"after saving step_{step}" in ended.err, ended.err
+    assert tiny.run("ends", *words, "metric_logger.at=99").code == 0
+    assert tiny.metrics("ends") == tiny.metrics("straight-ends")
+    for folder in ("epoch_0", "epoch_1"):
+        assert tiny.sha("ends", folder) == tiny.sha("straight-ends", folder)
+
+
 def test_going_on_with_another_number_of_processes(tiny):
     words = ["epochs=2", COSINE, "lr_scheduler.num_warmup_steps=3"]
     assert tiny.run("straight-n", *words).code == 0

@@ -33,9 +33,11 @@ def wait_for_moment(tiny, out: str, draw: random.Random, running) -> None:
         time.sleep(draw.uniform(0, 1.5))
         return
     wanted = steps_logged(tiny, out) + draw.randint(1, 4)
+    in_save = draw.random() < 0.5
+    wanted += wanted % 2 if in_save else 0  # after an even step comes a save
     while steps_logged(tiny, out) < wanted and running():
         time.sleep(0.002)
-    time.sleep(draw.uniform(0, 0.06))
+    time.sleep(draw.uniform(0, 0.02 if in_save else 0.06))
 
 
 def test_killed_again_and_again(tiny):

@@ -35,10 +35,8 @@ class TrainConfig:
     dataset: Component | list[Component]  # a list is joined into one dataset
     checkpointer: Component
     resume_from_checkpoint: bool = False  # go on from the newest whole checkpoint in output_dir
-    save_adapter_weights_only: bool = False  # adapters without a merged copy of the model
     save_every_n_steps: Count | None = None  # optimizer steps between checkpoints; None: at the end of every epoch
     keep_last_n_checkpoints: Count | None = None  # older ones are removed; None: keep all
-    enable_async_checkpointing: bool = False  # write checkpoints while training goes on
 
     # Data
     batch_size: Count = 1  # samples per process and micro-batch
@@ -75,7 +73,6 @@ class TrainConfig:
     fsdp_reshard_after_forward: bool = True
     fsdp_prefetch_layers: Annotated[int, AtLeast(0)] = 1  # layers whose parameters are gathered ahead of time
     fsdp_accumulate_unsharded: bool = False  # add up gradients over processes once per step: faster, more memory
-    custom_sharded_layers: list[str] | None = None  # modules outside the layers that get a shard group of their own
     init_timeout_seconds: Seconds = 600.0  # how long the processes wait for each other at the start
     train_timeout_seconds: Seconds = 600.0  # how long a collective may take before the run fails
 
@@ -88,7 +85,12 @@ class TrainConfig:
 
     # Keys of torchtune's recipes that say something this library does anyway
     low_cpu_ram: bool = inert(False, "weights are always streamed, one tensor at a time")
-    memory_efficient_fsdp_wrap: bool = inert(False, "the embedding and the output always have their own shard groups")
+    memory_efficient_fsdp_wrap: bool = inert(False, "every layer is a shard group of its own")
+    custom_sharded_layers: list[str] | None = inert(
+        None, "each layer is a shard group, and the embedding, last norm and output are one more, which the loss reads"
+    )
+    save_adapter_weights_only: bool = inert(False, "full fine-tuning trains no adapters")
+    enable_async_checkpointing: bool = inert(False, "a checkpoint is complete before training goes on")
     fsdp: Mapping[str, Any] | None = inert(None, "use fsdp_cpu_offload and fsdp_reshard_after_forward")
     use_distributed_state_dict: bool = inert(False, "weights are always read straight into shards")
     use_flex: bool = inert(False, "the attention kernel is chosen by the mask")
