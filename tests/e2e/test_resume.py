@@ -60,7 +60,7 @@ def test_stopped_at_the_end_of_an_epoch_of_the_run_and_at_a_save(tiny):
     assert tiny.run("straight-ends", *words).code == 0
     words += ["resume_from_checkpoint=True", "metric_logger._component_=stopper.StopAt"]
     for step in (2, 3, 6):
-        ended = tiny.run("ends", *words, f"metric_logger.at={step}", "metric_logger.log_dir=null")
+        ended = tiny.run("ends", *words, f"metric_logger.at={step}")
         assert ended.code == 130 and f"after saving step_{step}" in ended.err, ended.err
     assert tiny.run("ends", *words, "metric_logger.at=99").code == 0
     assert tiny.metrics("ends") == tiny.metrics("straight-ends")

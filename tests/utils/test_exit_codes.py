@@ -27,6 +27,8 @@ from torchtune.utils.exit_codes import ending, exit_code_of, exits_cleanly, read
         (SystemExit("message"), 1),
         (OSError(errno.ENOENT, "no file"), 1),
         (RuntimeError("shape mismatch"), 1),
+        (ModuleNotFoundError("No module named 'torchdata'", name="torchdata.nodes"), 2),
+        (ModuleNotFoundError("No module named 'torchtune.nonsense'", name="torchtune.nonsense"), 1),
     ],
 )
 def test_code(error, code):
@@ -95,3 +97,9 @@ def test_the_arguments_and_the_result_pass_through():
 
     assert main(2) == 3
     assert main.__annotations__ == {"cfg": int, "return": int}
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(capsys):
+    with pytest.raises(SystemExit), ending():
+        import a_package_that_is_not_there.part  # noqa: F401
+    assert "pip install a_package_that_is_not_there" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from torchtune.errors import OUT_OF_MEMORY, PEER_FAILED, CheckpointError, ConfigError, TuneError
+from torchtune.errors import OUT_OF_MEMORY, PEER_FAILED, CheckpointError, ConfigError, MissingDependency, TuneError
 
 DONE = 0
 BUG = 1
@@ -47,6 +47,8 @@ def exit_code_of(error: BaseException) -> int:
         return ConfigError.exit_code
     if _is_out_of_memory(error):
         return OUT_OF_MEMORY
+    if _missing_package(error):
+        return MissingDependency.exit_code
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         return CheckpointError.exit_code
     return PEER_FAILED if _is_peer_failure(error) else BUG
@@ -144,6 +146,8 @@ def _message(error: BaseException, code: int) -> str:
         return f"Another process of this run failed or stopped answering: {error}"
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         return f"No space left on the disk: {error}\nFree some space, or set output_dir to a larger disk."
+    if package := _missing_package(error):
+        return f"The package {package!r}, which this run imports, is not installed: pip install {package}"
     return f"{type(error).__name__}: {error}"
 
 
@@ -173,6 +177,14 @@ def _system_exit_code(stop: SystemExit) -> int:
 def _omegaconf_errors() -> tuple[type[BaseException], ...]:
     module = sys.modules.get("omegaconf.errors")
     return (module.OmegaConfBaseException,) if module else ()
+
+
+def _missing_package(error: BaseException) -> str | None:
+    """The package of somebody else that an import did not find, as a recipe of the user's own may need one."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return None
+    package = error.name.partition(".")[0]
+    return None if package == "torchtune" else package
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
