@@ -47,7 +47,7 @@ from torchtune.training.setup import (
     text_vocab_size,
 )
 from torchtune.training.signals import StopSignal
-from torchtune.utils import batch_to_device, get_device
+from torchtune.utils import batch_to_device, get_device, get_logger
 from torchtune.utils.exit_codes import exits_cleanly
 
 logger = logging.getLogger("torchtune.recipes.finetune")
@@ -382,4 +382,5 @@ def main(cfg: FinetuneConfig) -> None:
 
 
 if __name__ == "__main__":
+    get_logger("INFO")  # for what reading the config has to say, before its log_level is known
     exits_cleanly(main)()

@@ -21,6 +21,7 @@ import yaml
 from safetensors.torch import save_file
 from tokenizer_files import byte_tokenizer
 
+from torchtune.utils import get_logger
 from torchtune.utils.exit_codes import exits_cleanly
 
 REPO = Path(__file__).parents[1]
@@ -216,6 +217,7 @@ def _become_worker(argv: list[str], rank: int, size: int, port: int, files: list
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
         _fresh_logging()
         os.chdir(files[0].parent)
+        get_logger("INFO")
         exits_cleanly(recipe().main)(argv)
         code = 0
     except SystemExit as stop:
