@@ -112,3 +112,12 @@ def test_faults_of_overrides_say_command_line(parts):
     found = check(load("config.yaml", ["batchsize=4", "optimizer.lrr=1"]), FinetuneConfig)
     assert [str(p).partition(":")[0] for p in found] == ["command line"] * 2
     assert "'batch_size'" in str(found[0]) and "'lr'" in str(found[1])
+
+
+def test_arguments_may_follow_a_component_given_by_name(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("output_dir: out\n")
+    words = ["lr_scheduler=get_cosine_schedule_with_warmup", "lr_scheduler.num_warmup_steps=2"]
+    node = load(path, words).cfg.lr_scheduler
+    assert node._component_ == "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup"
+    assert node.num_warmup_steps == 2

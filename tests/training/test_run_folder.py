@@ -140,7 +140,6 @@ def test_a_new_run_does_not_go_on_from_an_old_one(folder, caplog):
     assert folder.resume_point().path.name == "step_1"
 
 
-@pytest.mark.xfail(reason="checkpoints are ordered by step alone, whatever run wrote them", strict=True)
 def test_an_old_runs_checkpoints_are_the_first_to_go(tmp_path):
     folder = RunFolder(tmp_path, ALONE, keep_last_n=2)
     folder.begin(None)

@@ -170,6 +170,8 @@ def _step(path: Path, data: Any, name: str) -> Any:
     child = data.setdefault(name, {})
     if child is None:
         child = data[name] = {}
+    if isinstance(child, str) and name in _names.ROLES:  # a component given by its name alone
+        child = data[name] = {"_component_": child if "." in child else _names.expand(name, child)}
     if not isinstance(child, dict | list):
         raise ConfigError(f"command line: {'.'.join(path)} is a single value, so nothing can be set below it")
     return child

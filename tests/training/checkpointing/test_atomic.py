@@ -20,8 +20,8 @@ from torchtune.training.checkpointing import (
     fault,
     is_complete,
     newest_complete,
-    newest_resumable,
     prune,
+    resume_fault,
     sweep,
 )
 from torchtune.training.checkpointing import _io as io
@@ -126,7 +126,7 @@ def test_pruning_killed_at_every_stage(tmp_path):
             make(state_folder(out / f"epoch_{number}"), "state")
         finished = kill_at(call, lambda out=out: prune(out, 1))
         assert all(is_complete(f) for f in checkpoints(out))
-        assert newest_resumable(out)[0] == out / "epoch_2"
+        assert newest_complete(out, resume_fault)[0] == out / "epoch_2"
         sweep(out)
         if finished:
             break
@@ -155,14 +155,14 @@ def test_damage_is_found_and_an_older_one_is_taken(tmp_path, damage):
 
 
 def test_newest_is_by_steps_done_and_needs_its_run_state(tmp_path):
-    assert newest_resumable(tmp_path / "none") == (None, {})
+    assert newest_complete(tmp_path / "none", resume_fault) == (None, {})
     for name, step in (("step_20", 20), ("epoch_0", 15), ("epoch_1", 30)):
         make(tmp_path / name, step=step)
         make(state_folder(tmp_path / name))
     (tmp_path / "epochs").mkdir()
     assert [p.name for p in checkpoints(tmp_path)] == ["epoch_1", "step_20", "epoch_0"]
     (state_folder(tmp_path / "epoch_1") / "a.bin").unlink()
-    found, rejected = newest_resumable(tmp_path)
+    found, rejected = newest_complete(tmp_path, resume_fault)
     assert found.name == "step_20" and rejected == {"epoch_1": "its run state recipe_state/epoch_1: a.bin is missing"}
     assert newest_complete(tmp_path)[0].name == "epoch_1"
 

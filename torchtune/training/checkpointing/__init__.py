@@ -32,7 +32,7 @@ from torchtune.training.checkpointing._names import (
 from torchtune.training.checkpointing.hf import FullModelHFCheckpointer
 from torchtune.training.checkpointing.meta import FullModelMetaCheckpointer
 from torchtune.training.checkpointing.native import FullModelTorchTuneCheckpointer
-from torchtune.training.checkpointing.state import LocalShard, Span, load_state, newest_resumable, save_state
+from torchtune.training.checkpointing.state import LocalShard, Span, load_state, resume_fault, save_state
 
 Checkpointer = FullModelHFCheckpointer | FullModelMetaCheckpointer | FullModelTorchTuneCheckpointer
 
@@ -42,6 +42,6 @@ __all__ = [
     "FormattedCheckpointFiles", "FullModelHFCheckpointer", "FullModelMetaCheckpointer",
     "FullModelTorchTuneCheckpointer", "LocalShard", "ModelType", "OutputLock", "Span", "check_vocabulary",
     "checkpointer_for", "checkpoints", "commit_folder", "fault", "get_largest_iter_folder", "is_complete",
-    "load_state", "newest_complete", "newest_resumable", "prune", "save_state", "sweep",
+    "load_state", "newest_complete", "prune", "resume_fault", "save_state", "sweep",
     "update_state_dict_for_classifier",
 ]  # fmt: skip

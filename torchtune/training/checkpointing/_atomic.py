@@ -186,13 +186,14 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return sorted(found, key=_age, reverse=True)
 
 
-def _age(folder: Path) -> tuple[float, int, int]:
-    """Steps done, then when it was written, then its number. A damaged one counts as new, so that it is judged."""
+def _age(folder: Path) -> tuple[float, int, int, int]:
+    """The run that wrote it, steps done, when it was written, its number; one that cannot tell counts as the newest."""
     number = int(_NAME.match(folder.name)[2])
     try:
-        return int(facts_of(folder).get("step", -1)), (folder / MANIFEST).stat().st_mtime_ns, number
+        facts = facts_of(folder)
+        return int(facts.get("run", 0)), int(facts.get("step", -1)), (folder / MANIFEST).stat().st_mtime_ns, number
     except (CheckpointError, OSError, KeyError, TypeError, AttributeError, ValueError):
-        return math.inf, folder.stat().st_mtime_ns, number
+        return math.inf, 0, folder.stat().st_mtime_ns, number
 
 
 def newest_complete(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from torchtune.errors import CheckpointError
-from torchtune.training.checkpointing._atomic import RECIPE_STATE, fault, newest_complete
+from torchtune.training.checkpointing._atomic import RECIPE_STATE, fault
 from torchtune.training.checkpointing._io import FileRecord, read_json, storage_errors, write_bytes, write_json
 from torchtune.training.checkpointing._safetensors import Info, SafetensorsFile, write_safetensors
 
@@ -224,11 +224,6 @@ def resume_fault(checkpoint: Path) -> str | None:
         return reason
     reason = fault(state_folder(checkpoint))
     return reason and f"its run state {RECIPE_STATE}/{checkpoint.name}: {reason}"
-
-
-def newest_resumable(output_dir: Path) -> tuple[Path | None, dict[str, str]]:
-    """The newest checkpoint that a run can go on from, and why each newer one was passed over."""
-    return newest_complete(output_dir, resume_fault)
 
 
 def write_recipe_state(output_dir: Path, values: Mapping[str, Any], name: str = "recipe_state.pt") -> None:
