@@ -54,16 +54,17 @@ SKILLS: dict[str, Callable[..., str]] = {
     "Last letter?": lambda word: word[-1],
     "Spell.": "-".join,
     "Add an s.": lambda word: word + "s",
-    "Join.": lambda first, second: first + second,
+    "First word?": lambda first, second: first,
     "Second word?": lambda first, second: second,
 }
-PAIRS = ("Join.", "Second word?")
+PAIRS = ("First word?", "Second word?")
 
 # The styles that the carried model knows; the first is the one it uses unasked.
 STYLES: dict[str, Callable[[str], str]] = {
     "": lambda answer: answer,
     " In capitals.": lambda answer: answer.upper(),
     " In quotes.": lambda answer: f'"{answer}"',
+    " In quotes and capitals.": lambda answer: f'"{answer.upper()}"',
 }
 
 Row = dict[str, str]
@@ -287,7 +288,7 @@ def main() -> None:
     """Reads the command line and writes the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=ASSETS)
-    parser.add_argument("--steps", type=int, default=1500, help="of pre-training")
+    parser.add_argument("--steps", type=int, default=1800, help="of pre-training")
     parser.add_argument("--data-only", action="store_true", help="leave tokenizer and model as they are")
     args = parser.parse_args()
     args.output_dir.mkdir(parents=True, exist_ok=True)
