@@ -35,14 +35,14 @@ class FullModelCheckpointer(ABC):
     def __init__(
         self,
         checkpoint_dir: str | Path,
-        checkpoint_files: CheckpointFiles,
-        model_type: str | ModelType | None,
-        output_dir: str | Path | None,
+        checkpoint_files: CheckpointFiles = None,
+        model_type: str | ModelType | None = None,
+        output_dir: str | Path | None = None,
+        adapter_checkpoint: str | None = None,
+        recipe_checkpoint: str | None = None,
+        resume_from_checkpoint: bool = False,
+        should_load_recipe_state: bool = False,
         *,
-        adapter_checkpoint: str | None,
-        recipe_checkpoint: str | None,
-        resume_from_checkpoint: bool,
-        should_load_recipe_state: bool,
         keep_last_n_checkpoints: int | None = None,
     ) -> None:
         folder, single = split_folder(checkpoint_dir)

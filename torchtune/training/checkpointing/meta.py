@@ -9,9 +9,8 @@ from torchtune.models import family_for_model_type
 from torchtune.models._weights import EMBEDDING, OUTPUT, WeightMap
 from torchtune.training.checkpointing._base import FullModelCheckpointer
 from torchtune.training.checkpointing._copy import copy_rest
-from torchtune.training.checkpointing._files import CheckpointFiles, find_meta_files
+from torchtune.training.checkpointing._files import find_meta_files
 from torchtune.training.checkpointing._io import FileRecord
-from torchtune.training.checkpointing._names import ModelType
 from torchtune.training.checkpointing._safetensors import Info
 from torchtune.training.checkpointing._source import Files, ModelParallelFiles, Tensors
 from torchtune.training.checkpointing._torch_file import write_torch_file
@@ -33,31 +32,6 @@ class FullModelMetaCheckpointer(FullModelCheckpointer):
     Raises:
         CheckpointError: the folder is not there.
     """
-
-    def __init__(
-        self,
-        checkpoint_dir: str,
-        checkpoint_files: CheckpointFiles = None,
-        model_type: str | ModelType | None = None,
-        output_dir: str | None = None,
-        adapter_checkpoint: str | None = None,
-        recipe_checkpoint: str | None = None,
-        resume_from_checkpoint: bool = False,
-        should_load_recipe_state: bool = False,
-        *,
-        keep_last_n_checkpoints: int | None = None,
-    ) -> None:
-        super().__init__(
-            checkpoint_dir,
-            checkpoint_files,
-            model_type,
-            output_dir,
-            adapter_checkpoint=adapter_checkpoint,
-            recipe_checkpoint=recipe_checkpoint,
-            resume_from_checkpoint=resume_from_checkpoint,
-            should_load_recipe_state=should_load_recipe_state,
-            keep_last_n_checkpoints=keep_last_n_checkpoints,
-        )
 
     def _read_folder(self) -> None:
         self.family = family_for_model_type(self.model_type or "LLAMA3")
