@@ -16,14 +16,14 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 ASSETS = Path(__file__).parents[1] / "torchtune" / "demo" / "assets"
 SEED = 7
-TRAIN_ROWS, HELD_OUT_ROWS = 2000, 128
+TRAIN_ROWS, HELD_OUT_ROWS = 4000, 128
 
 WORDS = """
 acorn apple arrow bacon badge baker banjo basil beach bean bear bell berry bird blade board boat bone book boot bowl
@@ -54,17 +54,17 @@ SKILLS: dict[str, Callable[..., str]] = {
     "Last letter?": lambda word: word[-1],
     "Spell.": "-".join,
     "Add an s.": lambda word: word + "s",
-    "First word?": lambda first, second: first,
+    "Join.": lambda first, second: first + second,
     "Second word?": lambda first, second: second,
 }
-PAIRS = ("First word?", "Second word?")
+PAIRS = ("Join.", "Second word?")
+ASKED = [instruction for instruction in SKILLS if instruction != "Join."]  # in the data; joining is good exercise only
 
 # The styles that the carried model knows; the first is the one it uses unasked.
 STYLES: dict[str, Callable[[str], str]] = {
     "": lambda answer: answer,
     " In capitals.": lambda answer: answer.upper(),
     " In quotes.": lambda answer: f'"{answer}"',
-    " In quotes and capitals.": lambda answer: f'"{answer.upper()}"',
 }
 
 Row = dict[str, str]
@@ -88,44 +88,46 @@ class Dice:
         return items[self.number(len(items))]
 
 
-def question(dice: Dice, word: Callable[[], str]) -> tuple[str, list[str]]:
+def question(dice: Dice, instructions: Iterable[str], word: Callable[[], str]) -> tuple[str, list[str]]:
     """An instruction and the one or two words it is about."""
-    instruction = dice.one_of(list(SKILLS))
+    instruction = dice.one_of(list(instructions))
     return instruction, [word() for _ in range(2 if instruction in PAIRS else 1)]
 
 
-def fine_tuning_rows(seed: int, words: Sequence[str], count: int) -> list[Row]:
+def invented(dice: Dice) -> str:
+    """A word that is none, so that skills are learnt and not words."""
+    return "".join(dice.one_of("abcdefghijklmnopqrstuvwxyz") for _ in range(2 + dice.number(5)))
+
+
+def fine_tuning_rows(dice: Dice, word: Callable[[], str], count: int) -> list[Row]:
     """Different questions, in Alpaca's columns, answered in the new style."""
-    dice = Dice(seed)
     rows: dict[tuple[str, str], Row] = {}
     while len(rows) < count:
-        instruction, about = question(dice, lambda: dice.one_of(words))
+        instruction, about = question(dice, ASKED, word)
         row = {"instruction": instruction, "input": " ".join(about), "output": new_style(SKILLS[instruction](*about))}
         rows.setdefault((row["instruction"], row["input"]), row)
     return list(rows.values())
 
 
 def pretraining_rows(seed: int) -> Iterator[Row]:
-    """Questions without end, half of them asking for a style, half about invented words, so that skills are learnt."""
+    """Questions without end, half of them asking for a style."""
     dice = Dice(seed)
-
-    def word() -> str:
-        if dice.number(2):
-            return dice.one_of(WORDS)
-        return "".join(dice.one_of("abcdefghijklmnopqrstuvwxyz") for _ in range(2 + dice.number(5)))
-
     while True:
-        instruction, about = question(dice, word)
+        instruction, about = question(dice, SKILLS, lambda: dice.one_of(WORDS) if dice.number(2) else invented(dice))
         style = dice.one_of(list(STYLES)) if dice.number(2) else ""
         output = STYLES[style](SKILLS[instruction](*about))
         yield {"instruction": instruction + style, "input": " ".join(about), "output": output}
 
 
 def write_data(folder: Path) -> None:
-    """``train.jsonl`` and ``held_out.jsonl``."""
-    files = {"train": (TRAIN_WORDS, TRAIN_ROWS), "held_out": (HELD_OUT_WORDS, HELD_OUT_ROWS)}
-    for number, (name, (words, count)) in enumerate(files.items()):
-        lines = (json.dumps(row) + "\n" for row in fine_tuning_rows(SEED + number, words, count))
+    """``train.jsonl``, where half of the words are invented, and ``held_out.jsonl``, where none is."""
+    dice = Dice(SEED)
+    files = {
+        "train": (lambda: dice.one_of(TRAIN_WORDS) if dice.number(2) else invented(dice), TRAIN_ROWS),
+        "held_out": (lambda: dice.one_of(HELD_OUT_WORDS), HELD_OUT_ROWS),
+    }
+    for name, (word, count) in files.items():
+        lines = (json.dumps(row) + "\n" for row in fine_tuning_rows(dice, word, count))
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
@@ -288,7 +290,7 @@ def main() -> None:
     """Reads the command line and writes the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=ASSETS)
-    parser.add_argument("--steps", type=int, default=1800, help="of pre-training")
+    parser.add_argument("--steps", type=int, default=2200, help="of pre-training")
     parser.add_argument("--data-only", action="store_true", help="leave tokenizer and model as they are")
     args = parser.parse_args()
     args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -60,7 +60,7 @@ def test_what_is_printed(finished):
         assert said in done.stdout
     assert "\r" not in done.stdout + done.stderr and "\x1b" not in done.stdout + done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 140
-    for name in ("epoch_2", "metrics.jsonl", "torchtune_config.yaml"):
+    for name in ("epoch_1", "metrics.jsonl", "torchtune_config.yaml"):
         assert name in done.stdout and (folder / name).exists()
 
 
@@ -69,7 +69,7 @@ def test_transformers_opens_the_tuned_model_with_equal_logits(finished):
     transformers = pytest.importorskip("transformers")
     from torchtune.training import FullModelHFCheckpointer
 
-    tuned = finished[1] / "epoch_2"
+    tuned = finished[1] / "epoch_1"
     checkpointer = FullModelHFCheckpointer(str(tuned))
     model = checkpointer.family.build(checkpointer.config)
     model.load_state_dict(dict(checkpointer.weights(model.state_dict())))

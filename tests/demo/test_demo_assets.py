@@ -78,10 +78,9 @@ def test_the_script_trains_and_writes_weights_that_load(tmp_path):
 
 def test_held_out_words_are_in_no_training_prompt():
     train, held_out = _rows("train"), demo.held_out_rows()
-    assert (len(train), len(held_out)) == (2000, 128)
-    words = {name: {word for row in rows for word in row["input"].split()} for name, rows in
-             {"train": train, "held_out": held_out}.items()}  # fmt: skip
-    assert not words["train"] & words["held_out"]
+    assert (len(train), len(held_out)) == (4000, 128)
+    trained, asked = ({word for row in rows for word in row["input"].split()} for rows in (train, held_out))
+    assert asked and not trained & asked
     prompts = [(row["instruction"], row["input"]) for row in train + held_out]
     assert len(set(prompts)) == len(prompts)
 

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -93,14 +92,9 @@ def _make_empty(folder: Path) -> None:
                 f"{folder} is not empty, and `tune demo` did not make it. "
                 "Choose another folder: tune demo --output-dir DIR"
             )
-        from torchtune.training.checkpointing._lock import LOCK, OutputLock
+        from torchtune.demo import empty
 
-        with OutputLock(folder):
-            for path in folder.iterdir():
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                elif path.name != LOCK:
-                    path.unlink()
+        empty(folder)
         _print(f"The earlier demo in {folder} is replaced.\n")
     try:
         folder.mkdir(parents=True, exist_ok=True)
