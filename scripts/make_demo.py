@@ -155,7 +155,7 @@ ROPE_FACTOR, NORM_EPS = 32.0, 1e-5  # Llama 3.2's
 def make_tokenizer() -> Any:
     """One token per byte, special tokens for the dialogue, and one token for each fixed piece of an Alpaca prompt.
 
-    Without the last, nine tenths of every sequence would be the same sentences, letter by letter.
+    Without the last, most of every sequence would be the same sentences, letter by letter.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
