@@ -76,3 +76,16 @@ def test_a_file_that_is_still_being_written_can_be_shown(folder, capsys):
     (folder / "draft.yaml").write_text("optimizer:\n  _component_: torch.optim.AdamX\n")
     assert tune("cat", "draft.yaml") == 0
     assert "AdamX" in capsys.readouterr().out
+
+
+def test_a_training_config_that_names_no_recipe_has_its_keys_checked(folder, capsys):
+    (folder / "old.yaml").write_text("output_dir: out\nepochs: 1\nbatch_size: 2\nmodle: {}\n")
+    assert tune("validate", "old.yaml") == 2
+    said = capsys.readouterr().err
+    assert "checked as one for full_finetune_single_device" in said
+    assert "old.yaml:4" in said and "'model'" in said
+
+
+def test_a_method_of_torchtune_that_is_not_here_is_called_so(folder, capsys):
+    assert tune("validate", "llama3_2/1B_lora_single_device") == 2
+    assert "for lora are not part of this version" in capsys.readouterr().err

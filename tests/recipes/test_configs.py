@@ -28,12 +28,11 @@ def _content(name: str) -> dict:
     return yaml.safe_load(catalog.find_config(name).path.read_text())
 
 
-def test_every_file_is_listed_and_every_listed_name_but_the_demo_has_a_file():
+def test_every_file_is_listed_and_every_listed_name_has_a_file():
     root = catalog.recipes_root() / "configs"
     on_disk = {str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml")}
     named = {name for names in catalog._CONFIGS_BY_RECIPE.values() for name in names}
-    assert on_disk == set(NAMES)
-    assert named - on_disk <= {"demo"}
+    assert on_disk == set(NAMES) == named
 
 
 @pytest.mark.parametrize("row", SCRIPT.ROWS, ids=lambda row: row.name)

@@ -1,5 +1,6 @@
 """Which recipes and configs there are, and which file a name or a path given by the user means."""
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -65,6 +66,12 @@ RECIPES = (
     ),
 )
 
+# torchtune's other methods, by the word that its recipes and configs have in their names.
+LATER = ("lora", "qlora", "dora", "qdora", "qat", "dpo", "ppo", "grpo", "kd", "distillation", "quantize", "generate")
+LATER += ("generation", "evaluation", "eval")
+
+_TRAINING_KEYS = {"model", "dataset", "optimizer", "loss", "epochs", "batch_size", "gradient_accumulation_steps"}
+
 _CONFIGS_BY_RECIPE = {
     "full_finetune_single_device": (
         "demo",
@@ -125,7 +132,7 @@ def find_recipe(name: str) -> Found:
     shipped = recipes_root() / f"{short}.py"
     if _is_inside(shipped) and shipped.is_file():
         return Found(shipped)
-    near = did_you_mean(name, [row.name for row in RECIPES])
+    near = _later(name) or did_you_mean(name, [row.name for row in RECIPES])
     raise ConfigError(f"There is no recipe {name!r}, and no file of that name.{near}\n`tune ls` lists the recipes.")
 
 
@@ -139,7 +146,7 @@ def find_config(name: str) -> Found:
     short = _without(_without(name, "recipes/", ()), "configs/", (".yaml", ".yml"))
     if short in rows:
         return Found(recipes_root() / rows[short].file, rows[short])
-    near = did_you_mean(short, rows)
+    near = _later(name) or did_you_mean(short, rows)
     raise ConfigError(f"There is no config {name!r}, and no file of that name.{near}\n`tune ls` lists the configs.")
 
 
@@ -150,7 +157,7 @@ def find(name: str) -> Found:
             return search(name)
         except ConfigError:
             continue
-    near = did_you_mean(name, [row.name for row in (*RECIPES, *configs())])
+    near = _later(name) or did_you_mean(name, [row.name for row in (*RECIPES, *configs())])
     raise ConfigError(f"There is no recipe or config {name!r}, and no such file.{near}\n`tune ls` lists them all.")
 
 
@@ -168,6 +175,19 @@ def recipe_of(config: Found) -> Recipe | None:
     raise ConfigError(f"{config.path}: `recipe: {name}` is not one of the recipes.{near}\n`tune ls` lists them.")
 
 
+def guess_recipe(config: Found) -> Recipe | None:
+    """The recipe that a config without a `recipe:` key is most likely for, by its top-level keys."""
+    keys = set(_content(config.path))
+    return recipe_row("full_finetune_single_device") if len(keys & _TRAINING_KEYS) > 1 else None
+
+
+def _later(name: str) -> str:
+    """A sentence for names of torchtune whose method is not part of this version; else nothing."""
+    words = re.split(r"[/_.]", name.lower())
+    method = next((word for word in LATER if word in words), None)
+    return f" Recipes and configs for {method} are not part of this version." if method else ""
+
+
 def check_pair(recipe: Found, config: Found) -> None:
     """Refuses a registered recipe with a config that is for another method."""
     if not isinstance(recipe.row, Recipe):
@@ -181,15 +201,20 @@ def check_pair(recipe: Found, config: Found) -> None:
 
 
 def _recipe_key(path: Path) -> str | None:
-    """The value of the top-level key `recipe`; a file that is no YAML is left for the config reader to refuse."""
+    """The value of the top-level key `recipe`."""
+    name = _content(path).get("recipe")
+    return None if name is None else str(name)
+
+
+def _content(path: Path) -> dict:
+    """A file's top-level keys and values; none when it is no YAML, which is left for the config reader to refuse."""
     import yaml
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
-        return None
-    name = content.get("recipe") if isinstance(content, dict) else None
-    return None if name is None else str(name)
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _local_file(name: str, suffixes: tuple[str, ...]) -> Path | None:

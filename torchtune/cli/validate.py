@@ -27,12 +27,12 @@ def validate(args: argparse.Namespace) -> None:
     from torchtune.cli._configs import problems
 
     config = catalog.find_config(args.config)
-    recipe = _recipe(args.recipe, config)
+    named = _recipe(args.recipe, config)
+    recipe = named or catalog.guess_recipe(config)
     found = problems(config.path, args.overrides, recipe.schema if recipe else None, args.allow_component)
-    if recipe is None:
-        print(
-            "Note: no recipe is named (--recipe, or a key `recipe`), so only components are checked.", file=sys.stderr
-        )
+    if named is None:
+        checked = f"checked as one for {recipe.name}" if recipe else "so only components are checked"
+        print(f"Note: no recipe is named (--recipe, or a key `recipe`), {checked}.", file=sys.stderr)
     if found:
         print(*found, sep="\n", file=sys.stderr)
         print(f"{len(found)} fault{'s' if len(found) > 1 else ''} found.", file=sys.stderr)
