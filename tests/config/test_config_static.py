@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from torchtune.config import _static
+from torchtune.config import _static, check, instantiate, load
+from torchtune.errors import ConfigError
 
 AGREE = [
     "torch.optim.AdamW", "torch.optim.SGD", "torch.optim.Adam", "torch.optim.Adagrad",
@@ -156,3 +157,16 @@ print(taken)
             break
         time.sleep(0.1)
     assert min(times) < 0.15, times
+
+
+def test_text_where_a_number_is_wanted_is_a_fault(tmp_path):
+    import torch
+
+    path = tmp_path / "c.yaml"
+    path.write_text("optimizer:\n  _component_: torch.optim.AdamW\n  lr: 1e-3x\n  weight_decay: 0.1\n")
+    found = check(load(path))
+    assert [str(fault).removeprefix(f"{path}:") for fault in found] == [
+        "3: optimizer: lr must be a number, found '1e-3x'"
+    ]
+    with pytest.raises(ConfigError, match="lr must be a number"):
+        instantiate({"_component_": "torch.optim.AdamW", "lr": "1e-3x"}, [torch.nn.Parameter(torch.zeros(1))])

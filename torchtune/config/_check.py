@@ -13,7 +13,7 @@ from torchtune.config._keys import Dotted
 from torchtune.config._load import LoadedConfig
 from torchtune.config._names import ROLES, Role, current
 from torchtune.config._problem import Problem, near, problem
-from torchtune.config._resolve import argument_faults, first_line
+from torchtune.config._resolve import argument_faults, first_line, value_faults
 from torchtune.config._typed import Fault, check_keys, references, unused_keys
 
 _NO_ROLE = Role()
@@ -125,6 +125,7 @@ def _one_component(key: str, node: Mapping[str, Any], allow: Iterable[str]) -> I
         role = _role(key)
         names = [n for n in node if n != "_component_"]
         faults = argument_faults(found.signature, path, len(role.handed), names, role.words)
+        faults += value_faults(found.signature, node)
         yield from ((f"{key}.{argument}", f"{key}: {m}") for argument, m in faults)
 
 

@@ -175,7 +175,8 @@ def _bind(component: Any, path: str, node: Any, args: tuple, kwargs: dict[str, A
         signature = inspect.signature(component)
     except (ValueError, TypeError):  # some C functions do not say
         return
-    for key, message in argument_faults(signature, path, len(args), kwargs):
+    faults = argument_faults(signature, path, len(args), kwargs) + value_faults(signature, kwargs)
+    for key, message in faults:
         raise ConfigError(f"{_where(node, key)}{message}")
 
 
@@ -208,6 +209,20 @@ def argument_faults(
         if needed and p.name not in handed and p.name not in names and p.name not in offered:
             out.append(("_component_", f"{path} needs the argument {p.name!r}"))
     return out
+
+
+def value_faults(signature: inspect.Signature, values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(argument, message) for each text that is given where the default is a number, such as ``1e-3x``."""
+    numbers = {
+        p.name: p.default
+        for p in signature.parameters.values()
+        if isinstance(p.default, int | float) and not isinstance(p.default, bool)
+    }
+    return [
+        (name, f"{name} must be a number, found {redact_text(value)!r}")
+        for name, value in values.items()
+        if name in numbers and isinstance(value, str) and "${" not in value
+    ]
 
 
 def _plain(value: Any) -> Any:

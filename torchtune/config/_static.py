@@ -3,7 +3,7 @@
 import ast
 import inspect
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torchtune.config import _allow
 from torchtune.config._source import bindings, is_true, last_name, module_file, name_chain, sub_modules
@@ -137,6 +137,11 @@ _HARMLESS = {"deprecated", "lru_cache", "cache", "contextmanager", "no_grad", "i
              "runtime_checkable", "record", "override", "skip_init"}  # fmt: skip
 
 
+def _default(node: ast.expr) -> Any:
+    """A number that stands there as such; anything else is not evaluated."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, int | float) else GIVEN
+
+
 def _function(node: ast.FunctionDef, skip: int = 0, trusted: bool = False) -> inspect.Signature | None:
     if not trusted and not {last_name(d) for d in node.decorator_list} <= _HARMLESS:
         return None
@@ -145,12 +150,12 @@ def _function(node: ast.FunctionDef, skip: int = 0, trusted: bool = False) -> in
     bare = len(plain) - len(a.defaults)
     out = [
         _P(arg.arg, _P.POSITIONAL_ONLY if i < len(a.posonlyargs) else _P.POSITIONAL_OR_KEYWORD,
-           default=_P.empty if i < bare else GIVEN)
+           default=_P.empty if i < bare else _default(a.defaults[i - bare]))
         for i, arg in enumerate(plain)
     ][skip:]  # fmt: skip
     out += [_P(a.vararg.arg, _P.VAR_POSITIONAL)] if a.vararg else []
     out += [
-        _P(arg.arg, _P.KEYWORD_ONLY, default=GIVEN if default else _P.empty)
+        _P(arg.arg, _P.KEYWORD_ONLY, default=_default(default) if default else _P.empty)
         for arg, default in zip(a.kwonlyargs, a.kw_defaults)
     ]
     out += [_P(a.kwarg.arg, _P.VAR_KEYWORD)] if a.kwarg else []
