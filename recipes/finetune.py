@@ -39,6 +39,7 @@ from torchtune.training.setup import (
     check_same_data,
     collate_for,
     compiles,
+    give_hints,
     kept_checkpoints,
     make_scheduler,
     say_what_has_no_effect,
@@ -70,6 +71,7 @@ class FinetuneRecipe:
             return False
         self._setup_logging()
         say_what_has_no_effect(cfg)
+        give_hints(cfg, self.world.device)
         seed = self.point.facts["seed"] if self.point else cfg.seed
         self.seed = training.set_seed(seed, cfg.cudnn_deterministic_mode) - self.world.rank
         self.tokenizer = config.instantiate(cfg.tokenizer)

@@ -37,7 +37,7 @@ def test_what_is_no_secret_stays(harmless):
 
 
 def test_saved_and_logged_configs_hold_no_secret(tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("MY_ROOT", "/very/private/root")
+    monkeypatch.setenv("MY_ROOT", "/very/private/place")
     text = (
         f"output_dir: ${{root}}/out\nroot: ${{oc.env:MY_ROOT}}\nn: 2\nm: ${{n}}\nlogger:\n  api_key: opensesame\n"
         f"  note: {HF}\n  dir: ${{output_dir}}/logs\n  tags: [a, '${{n}}']\n"
@@ -50,7 +50,7 @@ def test_saved_and_logged_configs_hold_no_secret(tmp_path, monkeypatch, caplog):
         assert "opensesame" not in shown and HF not in shown and "/very/private" not in shown
         assert "${oc.env:MY_ROOT}" in shown
     again = OmegaConf.load(path)
-    assert again.m == 2 and again.logger.dir == "/very/private/root/out/logs"
+    assert again.m == 2 and again.logger.dir == "/very/private/place/out/logs"
     assert OmegaConf.to_container(again)["m"] == 2 and list(again.logger.tags) == ["a", 2]
     assert [p.name for p in path.parent.iterdir()] == ["config.yaml"]
 

@@ -86,3 +86,12 @@ def test_a_schedule_gets_the_number_of_steps_if_it_takes_one():
 def test_rows_that_text_needs():
     assert setup.text_vocab_size(SimpleNamespace(vocab_size=5)) == 5
     assert setup.text_vocab_size(SimpleNamespace(vocab_size=5, text_vocab_size=4)) == 4
+
+
+def test_a_hint_is_given_only_where_offloading_could_help(caplog):
+    cfg = SimpleNamespace(enable_activation_checkpointing=True, enable_activation_offloading=False)
+    with caplog.at_level("INFO"):
+        setup.give_hints(cfg, torch.device("cpu"))
+        assert not caplog.messages
+        setup.give_hints(cfg, torch.device("cuda"))
+    assert caplog.messages[0].startswith("Hint: enable_activation_checkpointing is True, but")

@@ -103,6 +103,15 @@ def say_what_has_no_effect(cfg: TrainConfig) -> None:
         logger.warning("checkpointer.output_dir has no effect: checkpoints go to output_dir, %s.", cfg.output_dir)
 
 
+def give_hints(cfg: TrainConfig, device: torch.device) -> None:
+    """Say which setting would help further, where that is known without a measurement."""
+    if cfg.enable_activation_checkpointing and not cfg.enable_activation_offloading and device.type != "cpu":
+        logger.info(
+            "Hint: enable_activation_checkpointing is True, but enable_activation_offloading isn't. "
+            "Enabling activation offloading should reduce memory further."
+        )
+
+
 def check_max_seq_len(model: nn.Module, tokenizer: Any) -> None:
     """Raises ConfigError when the tokenizer may give more tokens than the model has positions for."""
     wanted, available = getattr(tokenizer, "max_seq_len", None), getattr(model, "max_seq_len", None)

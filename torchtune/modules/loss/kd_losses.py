@@ -1,5 +1,6 @@
 """Distillation losses: how far a student's next-token distribution is from a teacher's, over the labelled tokens."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -27,13 +28,14 @@ def _ruled_out(student: Tensor, teacher: Tensor) -> Tensor:
     return student.isinf() | teacher.isinf()
 
 
-class _TokenLoss(nn.Module):
+class _TokenLoss(nn.Module, ABC):
     """Mean over the labelled tokens of what ``_per_token`` gives."""
 
     ignore_index: int
 
+    @abstractmethod
     def _per_token(self, student: Tensor, teacher: Tensor) -> Tensor:
-        raise NotImplementedError
+        """[T, V] logits of both -> [T] losses."""
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, normalize: bool = True) -> Tensor:
         """The loss, a float32 scalar; 0 when no token is labelled.
