@@ -62,6 +62,7 @@ class FinetuneRecipe:
         self.folder = RunFolder(cfg.output_dir, world, kept_checkpoints(cfg))
         self.metrics = MetricLoggers([])
         self.global_step = self.epoch = self.step_in_epoch = 0
+        self.validated: tuple[int, float] = (0, math.nan)  # the last step with a validation, and its loss
 
     def setup(self) -> bool:
         """Make everything that training needs; False when an earlier run in this folder has already finished."""
@@ -316,6 +317,7 @@ class FinetuneRecipe:
         self.model.train()
         mean = (world.sum(summed) / world.sum(count).clamp(min=1)).item()
         self.metrics.log_dict({"val_loss": mean}, step=self.global_step)
+        self.validated = (self.global_step, mean)
         logger.info("Validation loss after step %d: %.4f", self.global_step, mean)
         return mean
 
@@ -347,6 +349,7 @@ class FinetuneRecipe:
             self.optimizer,
             **self._fingerprint,
             step=self.global_step,
+            val_loss=self.validated[1] if self.validated[0] == self.global_step else None,
             epoch=self.epoch,
             step_in_epoch=self.step_in_epoch,
             epochs=self.cfg.epochs,

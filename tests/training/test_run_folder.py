@@ -38,8 +38,8 @@ def trained(steps: int, make=lambda params: torch.optim.AdamW(params, lr=0.1, be
     return model, optimizer
 
 
-def save(folder: RunFolder, name: str, step: int, model, optimizer, **more) -> Path:
-    facts = saved_facts(optimizer, step=step, epoch=0, epochs=1, seed=5, max_steps_per_epoch=None)
+def save(folder: RunFolder, name: str, step: int, model, optimizer, val_loss=None, **more) -> Path:
+    facts = saved_facts(optimizer, step=step, epoch=0, epochs=1, seed=5, max_steps_per_epoch=None, val_loss=val_loss)
     return folder.save(name, write_weights, model, optimizer, facts, **more)
 
 
@@ -170,3 +170,14 @@ def test_torchtunes_file_is_there_too(folder, tmp_path):
     save(folder, "epoch_0", 4, *trained(1))
     found = torch.load(tmp_path / "recipe_state" / "recipe_state.pt", weights_only=True)
     assert found == {"seed": 5, "epochs_run": 0, "total_epochs": 1, "steps_run": 4, "max_steps_per_epoch": None}
+
+
+def test_the_best_checkpoint_is_named_and_kept(tmp_path):
+    folder = RunFolder(tmp_path, ALONE, keep_last_n=1)
+    folder.begin(None)
+    for step, val_loss in ((1, 2.0), (2, 1.5), (3, 1.7), (4, None)):
+        save(folder, f"step_{step}", step, *trained(1), val_loss=val_loss)
+    state = folder.status()
+    assert (state["best_checkpoint"], state["best_val_loss"]) == ("step_2", 1.5)
+    assert state["last_checkpoint"] == "step_4"
+    assert {p.name for p in tmp_path.glob("step_*")} == {"step_2", "step_4"}

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,7 @@ class RunFolder:
 
         Args:
             write_weights: ``(folder, tensors, shapes, main) -> file records``, see the checkpointers' ``write``.
-            facts: JSON values that the run needs to go on; ``step`` orders checkpoints.
+            facts: JSON values that the run needs to go on; ``step`` orders checkpoints, ``val_loss`` tells the best.
             protect: folders that stay, however old: the one that training began from.
 
         Raises:
@@ -173,11 +174,23 @@ class RunFolder:
             needed_bytes=weight_bytes,
             **own,
         )
+        best = self._note_if_best(name, facts.get("val_loss"))
         if world.is_main:
             write_recipe_state(self.path, _torchtune_keys(facts))
-            prune(self.path, self.keep_last_n, keep_states=_STATES_KEPT, protect=protect)
+            kept = [*protect, *([] if best is None else [self.path / best])]
+            prune(self.path, self.keep_last_n, keep_states=_STATES_KEPT, protect=kept)
         self.note("running", last_checkpoint=name, step=facts["step"])
         return final
+
+    def _note_if_best(self, name: str, val_loss: float | None) -> str | None:
+        """The checkpoint with the lowest validation loss so far, noted in the run's state; only the main one knows."""
+        if not self.world.is_main:
+            return None
+        known = self._last_facts()
+        if val_loss is not None and val_loss < known.get("best_val_loss", math.inf):
+            self.note("running", best_checkpoint=name, best_val_loss=val_loss)
+            return name
+        return known.get("best_checkpoint")
 
     def _check_finite(self, name: str, parameters: Mapping[str, Tensor]) -> None:
         """The last step may have been too large for the weights' dtype, which no loss has shown yet."""
