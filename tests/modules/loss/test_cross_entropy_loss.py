@@ -34,9 +34,12 @@ def relative_error(a, b):
     return ((a.double() - b).norm() / b.norm()).item()
 
 
+@pytest.mark.parametrize("kept", [0, 1 << 30], ids=["projected_twice", "kept"])
 @pytest.mark.parametrize("block_bytes", [1, 1 << 30], ids=["many_blocks", "one_block"])
-def test_float32_equals_reference(monkeypatch, block_bytes):
-    monkeypatch.setitem(cross_entropy_loss._BLOCK_BYTES, "cpu", block_bytes)
+def test_float32_equals_reference(monkeypatch, block_bytes, kept):
+    monkeypatch.setattr(cross_entropy_loss, "_KEPT_BYTES_ON_CPU", kept)
+    monkeypatch.setattr(cross_entropy_loss, "_BLOCK_BYTES_PER_THREAD", block_bytes)
+    monkeypatch.setattr(cross_entropy_loss, "_BLOCK_BYTES_WHEN_KEPT", block_bytes)
     for mine, expected in zip(ours(*sample()), reference(*sample()), strict=True):
         torch.testing.assert_close(mine.double(), expected, rtol=1e-5, atol=1e-5)
 
@@ -129,3 +132,13 @@ def test_pieces_that_a_recipe_chunks_by_itself_add_up():
     chunks = zip(kept.tensor_split(3), labels.tensor_split(3), strict=True)
     total = sum(loss.compute_cross_entropy(*chunk) for chunk in chunks)
     torch.testing.assert_close(total.double(), reference(hidden, weight, targets)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_second_backward_gives_the_same():
+    hidden, weight, targets = sample()
+    hidden.requires_grad_(), weight.requires_grad_()
+    loss = linear_cross_entropy(hidden, weight, targets)
+    first = torch.autograd.grad(loss, (hidden, weight), retain_graph=True)
+    again = torch.autograd.grad(loss, (hidden, weight))
+    for a, b in zip(first, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
