@@ -95,7 +95,7 @@ def test_a_local_recipe_runs_as_a_script_with_threads_that_sleep(folder):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "__main__ ['my-recipe.py', '--flag', 'a=1']",
-        "['passive', '0', 'false']",
+        "['passive', '20000', 'false']",
         "False",
     ]
 
