@@ -43,10 +43,10 @@ def start(cfg: TrainConfig) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let the C library keep large blocks that are freed, where it can: getting each anew costs a page fault per 4 KiB.
+    """Let the C library keep large blocks that are freed, where it can: each anew costs a page fault per 4 KiB.
 
-    A step's large tensors are made and freed over and over; on the CPU this saves about a seventh of a step with a
-    large vocabulary (benchmarks/finetune_cpu.py) and adds 3 % to peak memory.
+    A step's large tensors are made and freed over and over; on the CPU this makes a step with a large vocabulary about
+    a seventh shorter, for some peak memory more.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
