@@ -1,44 +1,19 @@
 """One process and two: collectives, and what a process holds of a split tensor."""
 
-import os
-import sys
 import time
-import traceback
 
 import pytest
 import torch
-from tiny_run import free_port
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+from two_processes import in_two_processes
 
 from torchtune.errors import ConfigError
 from torchtune.training import distributed
 from torchtune.training.distributed import World, join, local_part, local_rows, shard, sync_gradients, whole
 
 CPU = torch.device("cpu")
-
-
-def in_two_processes(work, **settings) -> None:
-    """Run ``work(world)`` in two forked processes; fails if it does in either."""
-    port, children = free_port(), []
-    for rank in range(2):
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-                os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
-                with join(CPU, **settings) as world:
-                    work(world)
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-        children.append(pid)
-    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0]
 
 
 class Small(nn.Module):

@@ -19,6 +19,7 @@ from torchtune.modules.feed_forward import FeedForward
 from torchtune.modules.kv_cache import KVCache
 from torchtune.modules.layer_dropout import LayerDropout, prepare_layer_dropout
 from torchtune.modules.layer_norm import Fp32LayerNorm
+from torchtune.modules.low_precision.nf4_linear import FrozenNF4Linear
 from torchtune.modules.position_embeddings import RotaryPositionalEmbeddings
 from torchtune.modules.rms_norm import RMSNorm, rms_norm
 from torchtune.modules.tanh_gate import TanhGate
@@ -26,7 +27,7 @@ from torchtune.modules.tied_linear import TiedLinear
 from torchtune.modules.transformer import TransformerDecoder, TransformerSelfAttentionLayer
 
 __all__ = [
-    "FeedForward", "Fp32LayerNorm", "KVCache", "LayerDropout", "MultiHeadAttention", "RMSNorm",
+    "FeedForward", "Fp32LayerNorm", "FrozenNF4Linear", "KVCache", "LayerDropout", "MultiHeadAttention", "RMSNorm",
     "RotaryPositionalEmbeddings", "TanhGate", "TiedLinear", "TransformerCrossAttentionLayer", "TransformerDecoder",
     "TransformerSelfAttentionLayer", "classifier_model", "create_block_causal_mask", "delete_kv_caches",
     "disable_kv_cache", "local_kv_cache", "packed_block_causal_mask", "prepare_layer_dropout",
