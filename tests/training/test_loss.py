@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchtune.errors import ConfigError
-from torchtune.models.llama3_2 import llama3_2
+from torchtune.models.llama3_2 import llama3_2, lora_llama3_2
 from torchtune.modules.loss import CEWithChunkedOutputLoss, LinearCrossEntropyLoss
 from torchtune.training.loss import count_targets, next_token_labels, summed_loss
 
@@ -49,6 +49,28 @@ def test_equals_plain_cross_entropy(model, batch, loss):
     torch.testing.assert_close(found, expected)
     for name, p in model.named_parameters():
         torch.testing.assert_close(p.grad, gradients[name])
+
+
+@pytest.mark.parametrize(
+    "loss", [nn.CrossEntropyLoss(), CEWithChunkedOutputLoss(4), nn.CrossEntropyLoss(label_smoothing=0.1)], ids=str
+)
+@pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
+def test_an_adapter_on_the_output_takes_part(batch, loss, use_dora):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "embed_dim": 16, "max_seq_len": 16}
+    adapters = {"lora_rank": 2, "lora_alpha": 4, "use_dora": use_dora, "tie_word_embeddings": False}
+    model = lora_llama3_2(["q_proj"], False, True, **sizes, **adapters)
+    nn.init.normal_(model.output.lora_b.weight)
+    logits = model(batch["tokens"])[:, :-1].flatten(0, 1)
+    smoothing = getattr(loss, "label_smoothing", 0.0)
+    labels = batch["labels"][:, 1:].flatten()
+    expected = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    truth = torch.autograd.grad(expected, wanted, materialize_grads=True)
+    found = summed_loss(loss, model)(model, batch)
+    torch.testing.assert_close(found, expected)
+    for mine, one in zip(torch.autograd.grad(found, wanted, materialize_grads=True), truth, strict=True):
+        torch.testing.assert_close(mine, one, rtol=1e-4, atol=1e-5)
 
 
 def test_another_loss_gets_logits(model, batch):

@@ -2,10 +2,16 @@
 https://huggingface.co/codellama.
 """
 
+from functools import partial
+
+from torchtune.models._adapters import lora
 from torchtune.models._decoder import Arch, build_decoder
 from torchtune.modules import TransformerDecoder
 
-__all__ = ["code_llama2_7b", "code_llama2_13b", "code_llama2_70b"]
+__all__ = [
+    "code_llama2_7b", "code_llama2_13b", "code_llama2_70b", "lora_code_llama2_7b", "lora_code_llama2_13b",
+    "lora_code_llama2_70b", "qlora_code_llama2_7b", "qlora_code_llama2_13b", "qlora_code_llama2_70b",
+]  # fmt: skip
 
 _SHARED = {"vocab_size": 32_016, "max_seq_len": 16_384, "rope_base": 1_000_000.0, "norm_eps": 1e-5}
 _7B = _SHARED | {"num_layers": 32, "num_heads": 32, "num_kv_heads": 32, "embed_dim": 4096}
@@ -26,3 +32,11 @@ def code_llama2_13b() -> TransformerDecoder:
 def code_llama2_70b() -> TransformerDecoder:
     """Code Llama 70B."""
     return build_decoder(Arch(**_70B))
+
+
+lora_code_llama2_7b = partial(lora, code_llama2_7b)
+lora_code_llama2_13b = partial(lora, code_llama2_13b)
+lora_code_llama2_70b = partial(lora, code_llama2_70b)
+qlora_code_llama2_7b = partial(lora, code_llama2_7b, quantize_base=True)
+qlora_code_llama2_13b = partial(lora, code_llama2_13b, quantize_base=True)
+qlora_code_llama2_70b = partial(lora, code_llama2_70b, quantize_base=True)

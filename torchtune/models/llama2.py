@@ -2,21 +2,21 @@
 https://huggingface.co/meta-llama.
 """
 
+from collections.abc import Collection, Mapping
+from functools import partial
+
+from torchtune.models._adapters import lora, lora_of_size
 from torchtune.models._decoder import Arch, build_decoder
 from torchtune.models._llama2_tokenizer import Llama2ChatTemplate, Llama2Tokenizer, llama2_tokenizer
 from torchtune.modules import TransformerDecoder
+from torchtune.modules.peft import LORA_ATTN_MODULES
 
 __all__ = [
-    "Llama2ChatTemplate",
-    "Llama2Tokenizer",
-    "llama2",
-    "llama2_7b",
-    "llama2_13b",
-    "llama2_70b",
-    "llama2_classifier",
-    "llama2_reward_7b",
-    "llama2_tokenizer",
-]
+    "Llama2ChatTemplate", "Llama2Tokenizer", "llama2", "llama2_7b", "llama2_13b", "llama2_70b", "llama2_classifier",
+    "llama2_reward_7b", "llama2_tokenizer", "lora_llama2", "lora_llama2_7b", "lora_llama2_13b", "lora_llama2_70b",
+    "lora_llama2_classifier", "lora_llama2_reward_7b", "qlora_llama2_7b", "qlora_llama2_13b", "qlora_llama2_70b",
+    "qlora_llama2_reward_7b",
+]  # fmt: skip
 
 _SHARED = {"vocab_size": 32_000, "max_seq_len": 4096, "norm_eps": 1e-5}
 _7B = _SHARED | {"num_layers": 32, "num_heads": 32, "num_kv_heads": 32, "embed_dim": 4096}
@@ -81,3 +81,71 @@ def llama2_70b() -> TransformerDecoder:
 def llama2_reward_7b() -> TransformerDecoder:
     """A reward model on Llama 2 7B: one score per token."""
     return build_decoder(Arch(**_7B, num_classes=1))
+
+
+def lora_llama2(
+    lora_attn_modules: Collection[LORA_ATTN_MODULES],
+    apply_lora_to_mlp: bool = False,
+    apply_lora_to_output: bool = False,
+    *,
+    vocab_size: int,
+    num_layers: int,
+    num_heads: int,
+    num_kv_heads: int,
+    embed_dim: int,
+    max_seq_len: int,
+    intermediate_dim: int | None = None,
+    attn_dropout: float = 0.0,
+    norm_eps: float = 1e-5,
+    rope_base: float = 10_000.0,
+    lora_rank: int,
+    lora_alpha: float,
+    lora_dropout: float = 0.0,
+    use_dora: bool = False,
+    quantize_base: bool = False,
+    use_rslora: bool = False,
+    rank_pattern: Mapping[str, int] | None = None,
+    alpha_pattern: Mapping[str, float] | None = None,
+    trainable_modules: Collection[str] = (),
+) -> TransformerDecoder:
+    """A Llama 2 decoder of any size with adapters; for the arguments see :func:`llama2` and ``_adapters.lora``."""
+    return lora_of_size(llama2, locals())
+
+
+def lora_llama2_classifier(
+    lora_attn_modules: Collection[LORA_ATTN_MODULES],
+    apply_lora_to_mlp: bool = False,
+    apply_lora_to_output: bool = False,
+    *,
+    num_classes: int,
+    vocab_size: int,
+    num_layers: int,
+    num_heads: int,
+    num_kv_heads: int,
+    embed_dim: int,
+    max_seq_len: int,
+    intermediate_dim: int | None = None,
+    attn_dropout: float = 0.0,
+    norm_eps: float = 1e-5,
+    lora_rank: int,
+    lora_alpha: float,
+    lora_dropout: float = 0.0,
+    use_dora: bool = False,
+    quantize_base: bool = False,
+    use_rslora: bool = False,
+    rank_pattern: Mapping[str, int] | None = None,
+    alpha_pattern: Mapping[str, float] | None = None,
+    trainable_modules: Collection[str] = (),
+) -> TransformerDecoder:
+    """A Llama 2 classifier with adapters; for the arguments see :func:`llama2_classifier` and ``_adapters.lora``."""
+    return lora_of_size(llama2_classifier, locals())
+
+
+lora_llama2_7b = partial(lora, llama2_7b)
+lora_llama2_13b = partial(lora, llama2_13b)
+lora_llama2_70b = partial(lora, llama2_70b)
+lora_llama2_reward_7b = partial(lora, llama2_reward_7b)
+qlora_llama2_7b = partial(lora, llama2_7b, quantize_base=True)
+qlora_llama2_13b = partial(lora, llama2_13b, quantize_base=True)
+qlora_llama2_70b = partial(lora, llama2_70b, quantize_base=True)
+qlora_llama2_reward_7b = partial(lora, llama2_reward_7b, quantize_base=True)

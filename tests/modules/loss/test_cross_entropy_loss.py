@@ -3,9 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchtune.modules.loss import CEWithChunkedOutputLoss, LinearCrossEntropyLoss, cross_entropy_loss
 from torchtune.modules.loss.cross_entropy_loss import linear_cross_entropy
+from torchtune.modules.low_precision import FrozenNF4Linear
+from torchtune.modules.peft import DoRALinear, LoRALinear
 
 
 def reference(hidden, weight, targets):
@@ -96,6 +99,128 @@ def test_a_frozen_projection_gets_no_gradient():
     assert weight.grad is None
     expected = reference(hidden.detach(), weight, targets)[1]
     torch.testing.assert_close(hidden.grad.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+class Results(TorchDispatchMode):
+    """Shapes of all tensors that are computed while it is open."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        if isinstance(result, torch.Tensor) and not function.is_view:
+            self.shapes.append(tuple(result.shape))
+        return result
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 30], ids=["projected_twice", "kept"])
+@pytest.mark.parametrize("trained", ["hidden", "weight", "both"])
+def test_only_what_is_trained_costs_memory(monkeypatch, trained, kept):
+    monkeypatch.setattr(cross_entropy_loss, "_KEPT_BYTES_ON_CPU", kept)
+    hidden, weight, targets = sample()
+    hidden.requires_grad_(trained != "weight"), weight.requires_grad_(trained != "hidden")
+    loss = linear_cross_entropy(hidden, weight, targets)
+    with Results() as made:
+        loss.backward()
+    assert (tuple(weight.shape) in made.shapes) == (trained != "hidden")
+    assert (hidden.grad is None, weight.grad is None) == (trained == "weight", trained == "hidden")
+    _, *expected = reference(hidden.detach(), weight.detach(), targets)
+    for tensor, truth in zip((hidden, weight), expected):
+        if tensor.requires_grad:
+            torch.testing.assert_close(tensor.grad.double(), truth, rtol=1e-4, atol=1e-5)
+
+
+def adapted(kind=LoRALinear, dtype=torch.float32, **settings):
+    torch.manual_seed(1)
+    projection = kind(24, 1111, 4, 8.0, **settings).to(dtype)
+    torch.nn.init.normal_(projection.lora_b.weight, std=0.3)
+    return projection
+
+
+def whole_logits(projection, hidden, targets):
+    return F.cross_entropy(projection(hidden).float(), targets, ignore_index=-100, reduction="sum")
+
+
+def from_module(projection):
+    loss = LinearCrossEntropyLoss()
+    loss.linear_projection = projection
+    return loss
+
+
+PROJECTIONS = {
+    "lora": adapted,
+    "dora": lambda dtype: adapted(DoRALinear, dtype),
+    "bias": lambda dtype: torch.nn.Linear(24, 1111, dtype=dtype),
+    "trained_base": lambda dtype: adapted(dtype=dtype).requires_grad_(True),
+}
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 30_000, 1 << 30], ids=["rows", "pieces", "whole"])
+@pytest.mark.parametrize("kind", PROJECTIONS)
+def test_a_projection_that_does_more_is_asked(monkeypatch, kind, piece_bytes):
+    monkeypatch.setattr(cross_entropy_loss, "_PIECE_BYTES_ON_CPU", piece_bytes)
+    projection = PROJECTIONS[kind](dtype=torch.float32)
+    hidden, _, targets = sample()
+    hidden.requires_grad_()
+    wanted = [hidden, *(p for p in projection.parameters() if p.requires_grad)]
+    found, expected = from_module(projection).total(hidden, targets), whole_logits(projection, hidden, targets)
+    torch.testing.assert_close(found, expected)
+    for mine, truth in zip(torch.autograd.grad(found, wanted), torch.autograd.grad(expected, wanted), strict=True):
+        torch.testing.assert_close(mine, truth, rtol=1e-4, atol=1e-5)
+
+
+def test_a_quantised_projection_is_not_read_as_if_it_were_plain():
+    projection, targets = FrozenNF4Linear(64, 512), torch.arange(6)
+    hidden = torch.randn(6, 64, requires_grad=True)
+    found, expected = from_module(projection).total(hidden, targets), whole_logits(projection, hidden, targets)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, hidden)[0] for loss in (found, expected)))
+
+
+def test_pieces_of_an_adapted_projection_are_not_kept(monkeypatch):
+    monkeypatch.setattr(cross_entropy_loss, "_PIECE_BYTES_ON_CPU", 5 * 4 * 1111)
+    projection, (hidden, _, targets) = adapted(), sample()
+    hidden.requires_grad_()
+    kept = []
+    with (
+        Results() as made,
+        torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t),
+    ):
+        from_module(projection).total(hidden, targets).backward()
+    assert max(shape[0] for shape in made.shapes if shape[1:] == (1111,)) == 5
+    assert max(kept) <= hidden.numel()
+    assert not any(shape in ((1111, 24), (24, 1111)) for shape in made.shapes)
+
+
+def test_dropout_of_an_adapted_projection_is_the_same_when_projected_again():
+    projection, (hidden, _, targets) = adapted(dropout=0.5), sample()
+    hidden.requires_grad_()
+    wanted, counted = (hidden, projection.lora_a.weight, projection.lora_b.weight), targets != -100
+    results = []
+    for total in (
+        lambda: from_module(projection).total(hidden, targets),
+        lambda: whole_logits(projection, hidden[counted], targets[counted]),
+    ):
+        torch.manual_seed(4)
+        results.append(torch.autograd.grad(total(), wanted))
+    for mine, truth in zip(*results, strict=True):
+        torch.testing.assert_close(mine, truth, rtol=1e-4, atol=1e-5)
+
+
+def test_no_target_of_an_adapted_projection():
+    projection, (hidden, _, targets) = adapted(), sample()
+    loss = from_module(projection).total(hidden.requires_grad_(), torch.full_like(targets, -100))
+    loss.backward()
+    assert loss == 0 and not hidden.grad.any() and not projection.lora_b.weight.grad.any()
+
+
+def test_bfloat16_of_an_adapted_projection():
+    projection, (hidden, _, targets) = adapted(dtype=torch.bfloat16), sample(dtype=torch.bfloat16)
+    found, expected = from_module(projection).total(hidden, targets), whole_logits(projection, hidden, targets)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
 
 
 def test_the_gradient_that_arrives_is_passed_on():

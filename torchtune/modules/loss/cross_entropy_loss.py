@@ -12,14 +12,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from torchtune.modules.loss.loss_types import SFTLoss
+from torchtune.modules.tied_linear import TiedLinear
 
 # One block of exponentials should stay in the cores' caches; a GPU wants fewer, larger kernels.
 _BLOCK_BYTES_PER_THREAD, _BLOCK_BYTES_OF_GPU = 4 << 20, 1 << 29
 # On the CPU a micro-batch whose exponentials take no more than this keeps them for backward, which is up to a third
 # faster than to project twice (benchmarks/finetune_cpu.py) and little beside the optimizer's state.
 _KEPT_BYTES_ON_CPU, _BLOCK_BYTES_WHEN_KEPT = 256 << 20, 16 << 20
+# A piece of float32 logits; larger than a block, since a projection with an adapter has a fixed cost per piece.
+_PIECE_BYTES_ON_CPU = 128 << 20
 _SUM_SEGMENTS = 32  # bf16 sums are rounded per segment, then added in float32
 
 
@@ -31,12 +35,33 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, ign
         weight: [V, D], the output projection.
         targets: [...], ids below V, or ``ignore_index``.
     """
-    hidden, targets = hidden.flatten(0, -2), targets.flatten()
-    counted = (targets != ignore_index).nonzero().squeeze(1)
-    hidden, targets = hidden.index_select(0, counted), targets.index_select(0, counted)
+    hidden, targets = _counted(hidden, targets, ignore_index)
     if hidden.dtype == torch.float16:  # exponentials overflow float16 at 11
         hidden, weight = hidden.float(), weight.float()
     return _LinearCrossEntropy.apply(hidden, weight, targets, _keeps(hidden, weight))
+
+
+def _counted(hidden: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """The positions that count: [..., D] and [...] -> [n, D] and [n]."""
+    hidden, targets = hidden.flatten(0, -2), targets.flatten()
+    counted = (targets != ignore_index).nonzero().squeeze(1)
+    return hidden.index_select(0, counted), targets.index_select(0, counted)
+
+
+def _projected_cross_entropy(hidden: Tensor, projection: nn.Module, targets: Tensor, ignore_index: int) -> Tensor:
+    """The same for a projection that is more than its weight, as one with an adapter.
+
+    A piece of the positions at a time is projected, in forward and once more in backward.
+    """
+    hidden, targets = _counted(hidden, targets, ignore_index)
+    piece_bytes = _PIECE_BYTES_ON_CPU if hidden.device.type == "cpu" else _BLOCK_BYTES_OF_GPU
+    rows = max(piece_bytes // (4 * projection.weight.shape[0]), 1)
+    pieces = zip(hidden.split(rows), targets.split(rows))
+    return sum(checkpoint(_sum_of_losses, projection, *piece, use_reentrant=False) for piece in pieces)
+
+
+def _sum_of_losses(projection: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(projection(hidden).float(), targets, reduction="sum")
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -187,7 +212,10 @@ class LinearCrossEntropyLoss(nn.Module, SFTLoss):
 
     def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Summed, not averaged, over targets that count."""
-        return linear_cross_entropy(outputs, self.linear_projection.weight, targets, ignore_index=self.ignore_index)
+        projection = self.linear_projection
+        if _only_multiplies(projection):
+            return linear_cross_entropy(outputs, projection.weight, targets, ignore_index=self.ignore_index)
+        return _projected_cross_entropy(outputs, projection, targets, self.ignore_index)
 
     def compute_cross_entropy(self, hidden_chunk: Tensor, target_chunk: Tensor) -> Tensor:
         """Summed loss of some positions: hidden states [..., D] against labels [...]."""
@@ -200,6 +228,11 @@ class LinearCrossEntropyLoss(nn.Module, SFTLoss):
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self.total(outputs, targets) / (targets != self.ignore_index).sum().clamp(min=1)
+
+
+def _only_multiplies(projection: Any) -> bool:
+    """Whether the projection's weight says all about it; subclasses may do more."""
+    return isinstance(projection, TiedLinear) or (type(projection) is nn.Linear and projection.bias is None)
 
 
 class CEWithChunkedOutputLoss(nn.Module):

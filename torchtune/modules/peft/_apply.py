@@ -1,0 +1,156 @@
+"""Adapters as a change to a finished model: which projections get one, of what rank, and what else is trained."""
+
+import difflib
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchtune.errors import ConfigError
+from torchtune.modules.low_precision import FrozenNF4Linear
+from torchtune.modules.peft.dora import DoRALinear
+from torchtune.modules.peft.lora import LoRALinear
+from torchtune.modules.tied_linear import TiedLinear
+
+
+def apply_lora(
+    model: nn.Module,
+    targets: Collection[str],
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float = 0.0,
+    use_dora: bool = False,
+    use_rslora: bool = False,
+    quantize_base: bool = False,
+    rank_pattern: Mapping[str, int] | None = None,
+    alpha_pattern: Mapping[str, float] | None = None,
+    trainable: Collection[str] = (),
+) -> nn.Module:
+    """Give linear layers adapters and freeze everything else, in place; gives the model.
+
+    A layer or module is meant by the end of its name: ``q_proj`` is that of every layer, ``layers.0.attn.q_proj`` one.
+
+    Args:
+        targets: linear layers that get an adapter.
+        rank: rows of A, unless ``rank_pattern`` has another number for a layer; likewise ``alpha``.
+        dropout: see :class:`LoRALinear`, like ``use_rslora``; ``use_dora`` takes :class:`DoRALinear`.
+        quantize_base: keep the weights of all linear layers in 4 bits, but for the output projection and ``trainable``.
+        trainable: modules that are trained in full, as they are: embeddings, norms, the output projection.
+
+    Raises:
+        ConfigError: a name that is in no module, a rank that a layer cannot have, or nothing that would be trained.
+    """
+    _check_sense(model, targets, trainable)
+    linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    chosen = {n for t in targets for n in _named(t, linears, "linear layer")}
+    ranks, alphas = _values(rank, rank_pattern, chosen), _values(alpha, alpha_pattern, chosen)
+    trained = {n for t in trainable for n in _trainable_names(t, model, chosen)}
+    model.requires_grad_(False)
+    kind = DoRALinear if use_dora else LoRALinear
+    for name, linear in linears.items():
+        quantised = quantize_base and name != "output" and name not in trained
+        if quantised:
+            _check_quantisable(name, linear)
+        if name in chosen:
+            _check_rank(name, linear, ranks[name])
+            values = {"rank": ranks[name], "alpha": alphas[name], "dropout": dropout, "use_rslora": use_rslora}
+            model.set_submodule(name, kind.from_linear(linear, quantize_base=quantised, **values))
+        elif quantised:
+            model.set_submodule(name, FrozenNF4Linear.from_linear(linear))
+    for name in trained:
+        model.get_submodule(name).requires_grad_(True)
+    return model
+
+
+def _check_sense(model: nn.Module, targets: Collection[str], trainable: Collection[str]) -> None:
+    if adapted_layers(model):
+        raise ConfigError("the model has adapters already; give it all of them at once")
+    if not targets and not trainable:
+        raise ConfigError("no layer gets an adapter, so nothing would be trained; name some in lora_attn_modules")
+    if "output" in (*targets, *trainable) and isinstance(getattr(model, "output", None), TiedLinear):
+        raise ConfigError(
+            "output shares the token embedding's weight and has none of its own to adapt or train; leave it out "
+            "(apply_lora_to_output: False), train the shared one in full (trainable_modules: [tok_embeddings]), or "
+            "untie them (tie_word_embeddings: False)"
+        )
+
+
+def _named(wanted: str, names: Iterable[str], what: str) -> list[str]:
+    found = [name for name in names if _means(wanted, name)]
+    if not found:
+        known = sorted({name.rpartition(".")[2] for name in names})
+        near = difflib.get_close_matches(wanted.rpartition(".")[2], known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"the model has no {what} called {wanted!r}.{hint} It has {', '.join(known)}.")
+    return found
+
+
+def _means(wanted: str, name: str) -> bool:
+    return name == wanted or name.endswith(f".{wanted}")
+
+
+def _values(usual: Any, pattern: Mapping[str, Any] | None, chosen: Collection[str]) -> dict[str, Any]:
+    """The value of each chosen layer; of several keys that mean it, the longest counts."""
+    values = dict.fromkeys(chosen, usual)
+    for key in sorted(pattern or {}, key=len):
+        values |= dict.fromkeys(_named(key, chosen, "adapted layer"), pattern[key])
+    return values
+
+
+def _trainable_names(wanted: str, model: nn.Module, chosen: Collection[str]) -> list[str]:
+    own = [name for name, m in model.named_modules() if any(True for _ in m.parameters(recurse=False))]
+    names = _named(wanted, own, "module with parameters")
+    if both := sorted(set(names) & set(chosen)):
+        raise ConfigError(f"{both[0]} cannot have an adapter and be trained in full as well; leave it out of one list")
+    return names
+
+
+def _check_rank(name: str, linear: nn.Linear, rank: int) -> None:
+    most = min(linear.in_features, linear.out_features)
+    if not 1 <= rank <= most:
+        raise ConfigError(
+            f"lora_rank {rank} does not fit {name}, which has {linear.in_features} inputs and {linear.out_features} "
+            f"outputs; choose 1 to {most}, or another rank for this layer in rank_pattern"
+        )
+
+
+def _check_quantisable(name: str, linear: nn.Linear, block_size: int = 64) -> None:
+    if linear.in_features % block_size:
+        raise ConfigError(
+            f"quantize_base: {name} has {linear.in_features} inputs, which is no multiple of the {block_size} weights "
+            "that share a scale"
+        )
+
+
+def adapted_layers(model: nn.Module) -> dict[str, LoRALinear]:
+    """The layers that have an adapter, by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}
+
+
+def adapter_names(model: nn.Module) -> list[str]:
+    """What an adapter file holds of a model: its adapters and, where it has some, what else is trained."""
+    layers = adapted_layers(model)
+    own = [f"{name}.{leaf}" for name, layer in layers.items() for leaf in layer.adapter_params()]
+    return own + whole_trained_names(model) if layers else []
+
+
+def whole_trained_names(model: nn.Module) -> list[str]:
+    """Parameters that are trained as they are, beside the adapters."""
+    own = {f"{name}.{leaf}" for name, layer in adapted_layers(model).items() for leaf in layer.adapter_params()}
+    return [name for name, p in model.named_parameters() if p.requires_grad and name not in own]
+
+
+def initial_adapters(model: nn.Module, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    """A and B of every adapter, whole and in float32, drawn in the order of the layers.
+
+    A process that holds a piece of them draws them whole and keeps its piece, so that a start does not depend on the
+    number of processes.
+    """
+    for name, layer in adapted_layers(model).items():
+        bound = 1 / math.sqrt(layer.in_dim)  # what ``nn.init.kaiming_uniform_(a=sqrt(5))`` comes to
+        a = torch.empty(layer.rank, layer.in_dim).uniform_(-bound, bound, generator=generator)
+        yield f"{name}.lora_a.weight", a
+        yield f"{name}.lora_b.weight", torch.zeros(layer.out_dim, layer.rank)
