@@ -3,6 +3,8 @@
 import pytest
 import torch
 from omegaconf import OmegaConf
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from torchtune.errors import CheckpointError, ConfigError
 from torchtune.models import family_of
@@ -104,10 +106,35 @@ def test_one_optimizer_per_parameter(llamas, client):
     assert torch.equal(saved["norm.scale"]["state"]["norm.scale"]["momentum_buffer"], expected)
 
 
+@pytest.mark.parametrize("adapter_only", [False, True])
+def test_adapters_are_saved_beside_the_model_they_merge_into(adapted, adapter_only):
+    adapted = adapted()
+    model = adapted.ours(["q_proj", "v_proj"], lora_rank=4, lora_alpha=8).train()
+    optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
+    model(adapted.tokens).sum().backward()
+    optimizer.step()
+    node = {"_component_": "torchtune.training.FullModelHFCheckpointer", "checkpoint_dir": str(adapted.folder)}
+    node |= {"checkpoint_files": ["model.safetensors"], "output_dir": str(adapted.folder.parent / "out")}
+    cfg = OmegaConf.create({"device": "cpu", "checkpointer": node})
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "peft_type": "LORA"}
+    CheckpointClient(cfg).save_checkpoint(
+        model, optimizer, progress(1), epoch=0, adapter_config=settings, adapter_only=adapter_only
+    )
+    written = adapted.folder.parent / "out" / "epoch_0"
+    peft = PeftModel.from_pretrained(adapted.theirs(), written if adapter_only else written / "adapter")
+    adapted.assert_same(model.eval(), peft.eval())
+    if not adapter_only:
+        adapted.assert_same(model, AutoModelForCausalLM.from_pretrained(written).eval())
+    resumed = CheckpointClient(OmegaConf.merge(cfg, {"resume_from_checkpoint": True})).load_base_checkpoint()
+    assert all(torch.equal(resumed["adapter"][k], v) for k, v in adapted.tensors(model).items())
+    assert torch.equal(resumed["model"]["layers.0.attn.q_proj.weight"], model.layers[0].attn.q_proj.weight)
+    assert resumed["epochs_run"] == 1 and "adapter_config" not in resumed
+
+
 def test_what_it_cannot_do_is_refused(client, model):
     with pytest.raises(ConfigError, match="enable_async_checkpointing"):
         client(enable_async_checkpointing=True)
-    with pytest.raises(ConfigError, match="adapter_config"):
-        client().save_checkpoint(model, None, progress(1), epoch=0, adapter_config={"r": 8})
+    with pytest.raises(CheckpointError, match="adapter_only"):
+        client().save_checkpoint(model, None, progress(2), epoch=0, adapter_only=True)
     with pytest.raises(CheckpointError, match="recipe_state.pt"):
         client(resume_from_checkpoint=True).load_base_checkpoint()

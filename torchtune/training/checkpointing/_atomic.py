@@ -175,6 +175,11 @@ def is_complete(folder: Path, deep: bool = True) -> bool:
     return fault(folder, deep) is None
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a run has made a folder; torchtune's, which have no manifest, are told by their names."""
+    return (folder / MANIFEST).is_file() or _NAME.match(folder.name) is not None
+
+
 def facts_of(folder: Path) -> dict[str, Any]:
     """What the maker of a committed folder noted in its manifest."""
     return read_json(folder / MANIFEST)["facts"]

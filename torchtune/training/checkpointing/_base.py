@@ -11,15 +11,30 @@ import torch
 from torch import Tensor
 
 from torchtune.errors import CheckpointError, ConfigError, TuneError
+from torchtune.models._family import Family
+from torchtune.models._peft import spec_of_torchtune
 from torchtune.models._weights import Read, WeightMap, Write
+from torchtune.modules.peft import AdapterSpec
 from torchtune.training.checkpointing._atomic import RECIPE_STATE, commit_folder, fault, newest_complete, prune
 from torchtune.training.checkpointing._check import check_plan
+from torchtune.training.checkpointing._copy import copy_rest
 from torchtune.training.checkpointing._files import CheckpointFiles, named_files, split_folder
 from torchtune.training.checkpointing._io import FileRecord
 from torchtune.training.checkpointing._names import ADAPTER_CONFIG, ADAPTER_KEY, MODEL_KEY, ModelType
 from torchtune.training.checkpointing._safetensors import Info
 from torchtune.training.checkpointing._source import Files, Tensors
 from torchtune.training.checkpointing._torch_file import load_torch_file, write_torch_file
+from torchtune.training.checkpointing.adapter import (
+    ADAPTER_FILE,
+    ADAPTER_FOLDER,
+    LoadedAdapter,
+    PeftForm,
+    base_name,
+    find_adapter,
+    peft_form,
+    read_adapter,
+    write_peft,
+)
 from torchtune.training.checkpointing.state import write_recipe_state
 
 Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
@@ -54,7 +69,7 @@ class FullModelCheckpointer(ABC):
         self.keep_last_n_checkpoints = keep_last_n_checkpoints
         self._rest_dir = folder
         self._files = single if single is not None else checkpoint_files
-        self._adapter_file = adapter_checkpoint or "adapter_model.pt"
+        self._adapter = adapter_checkpoint
         self._recipe_file = recipe_checkpoint or "recipe_state.pt"
         self._resume = resume_from_checkpoint or should_load_recipe_state  # two names of one thing, older and newer
         self._read_folder()
@@ -86,6 +101,10 @@ class FullModelCheckpointer(ABC):
     ) -> dict[str, FileRecord]:
         """Write tensors that have the format's names, in the order of ``infos``, and what goes along with them."""
 
+    def _hf_names(self) -> WeightMap | None:
+        """The names that the model has in transformers, which PEFT's are made of; None when they are not known."""
+        return None if self.family is None else self.family.hf
+
     def _open(self, paths: list[Path]) -> Tensors:
         return Files(paths)
 
@@ -93,6 +112,7 @@ class FullModelCheckpointer(ABC):
         """What the files say of themselves, for messages."""
         return ""
 
+    family: Family | None = None
     _head_dim: int | None = None  # set where q and k have another channel order
     _tied: bool | None = None  # whether the files' output projection is their embedding; None: they do not say
 
@@ -119,9 +139,23 @@ class FullModelCheckpointer(ABC):
         check_plan(plan, source, names, str(self.checkpoint_dir), self._about())
         return ((r.native, _read(source, r)) for r in plan.reads)
 
+    def adapter(self, source: str | Path | None = None, *, head_dim: int) -> LoadedAdapter:
+        """The adapters in a file or folder, of PEFT's format or with the model's own names.
+
+        Args:
+            source: relative to ``checkpoint_dir``, or else to the working directory; a folder may be PEFT's or an
+                ``epoch_N``. None: ``adapter_checkpoint``, or else what lies beside the weights.
+            head_dim: channels of one attention head of the model.
+
+        Raises:
+            CheckpointError: there are none, or they are of a kind that the model's layers cannot be.
+        """
+        path = find_adapter(source or self._adapter or "", self.checkpoint_dir)
+        return read_adapter(path, self._hf_names(), head_dim=head_dim, base=base_name(self.checkpoint_dir))
+
     def load_checkpoint(self) -> dict[str, Any]:
-        """The whole state dict, under ``"model"``; on resume with the recipe's state, and the weights and adapter of
-        the folder in ``output_dir`` that was saved with it.
+        """The whole state dict, under ``"model"``; on resume with the recipe's state, and the weights of the folder in
+        ``output_dir`` that was saved with it: its adapter above the base in ``checkpoint_dir``, if it has one.
 
         Raises:
             CheckpointError: the files cannot be read, or there are none to resume from.
@@ -132,13 +166,12 @@ class FullModelCheckpointer(ABC):
         if not path.is_file():
             raise CheckpointError(f"the recipe is to resume, but there is no {path}; set resume_from_checkpoint=False")
         state = load_torch_file(path)
-        reader = self.reading(self._folder_of(state.pop(_CHECKPOINT_KEY, None)))
-        logger.info("Resuming with the weights in %s.", reader.checkpoint_dir)
-        loaded = {MODEL_KEY: reader._whole()} | state
-        adapter = reader.checkpoint_dir / self._adapter_file
-        if adapter.is_file():
-            loaded[ADAPTER_KEY] = load_torch_file(adapter)
-        return loaded
+        folder = self._folder_of(state.pop(_CHECKPOINT_KEY, None))
+        logger.info("Resuming with the weights in %s.", folder)
+        adapter = folder / ADAPTER_FILE
+        if adapter.is_file():  # the weights in its folder have it merged in already
+            return {MODEL_KEY: self._whole(), ADAPTER_KEY: load_torch_file(adapter)} | state
+        return {MODEL_KEY: self.reading(folder)._whole()} | state
 
     def _folder_of(self, name: str | None) -> Path:
         """The checkpoint that a recipe's state names; the newest complete one if it names none, as others write it."""
@@ -205,9 +238,10 @@ class FullModelCheckpointer(ABC):
         """Write ``output_dir/epoch_N`` (or ``step_N``) in one step, from one process.
 
         Args:
-            state_dict: the whole model under ``"model"``, adapters under ``"adapter"``, all else for resuming.
+            state_dict: the whole model under ``"model"``, adapters under ``"adapter"`` and what torchtune says of them
+                under ``"adapter_config"``, all else for resuming.
             intermediate_checkpoint: also write all else, to ``recipe_state/recipe_state.pt``.
-            adapter_only: leave the model out.
+            adapter_only: leave the model out, and its config.
             max_shard_size: bytes, or with a unit as in ``"5GB"``.
             dir_prefix: ``"step"`` names the folder by ``step``.
 
@@ -222,7 +256,7 @@ class FullModelCheckpointer(ABC):
         def write(folder: Path) -> dict[str, FileRecord]:
             shapes = {k: (tuple(v.shape), v.dtype) for k, v in model.items()}
             records = self.write(folder, model.items(), shapes, max_shard_size=max_shard_size) if model else {}
-            return records | self._write_adapter(folder, state_dict)
+            return records | self._write_given_adapter(folder, state_dict, adapter_only)
 
         facts = {"epoch": epoch} | ({} if step is None else {"step": step})
         size = sum(v.numel() * v.element_size() for v in model.values())
@@ -233,13 +267,54 @@ class FullModelCheckpointer(ABC):
         if self.keep_last_n_checkpoints is not None:
             prune(self._output(), self.keep_last_n_checkpoints, protect=[self.checkpoint_dir])
 
-    def _write_adapter(self, folder: Path, state_dict: Mapping[str, Any]) -> dict[str, FileRecord]:
-        if ADAPTER_KEY not in state_dict:
+    def _write_given_adapter(self, folder: Path, state: Mapping[str, Any], only: bool) -> dict[str, FileRecord]:
+        """The adapter of a state that ``save_checkpoint`` is given."""
+        if ADAPTER_KEY not in state:
             return {}
-        adapter = state_dict[ADAPTER_KEY]
-        infos = {k: Info(tuple(v.shape), v.dtype) for k, v in adapter.items()}
-        logger.warning("The adapter is written as %s only, not in the format of peft.", self._adapter_file)
-        return {self._adapter_file: write_torch_file(folder / self._adapter_file, infos, adapter.items())}
+        tensors, config = state[ADAPTER_KEY], state.get(ADAPTER_CONFIG)
+        shapes = {k: tuple(v.shape) for k, v in tensors.items()}
+        spec = None if config is None else spec_of_torchtune(config, shapes, () if only else state[MODEL_KEY])
+        return self.write_adapter(folder, tensors, spec, base=None, only=only, head_dim=self._head_dim)
+
+    def write_adapter(
+        self,
+        folder: Path,
+        tensors: Mapping[str, Tensor],
+        spec: AdapterSpec | None,
+        *,
+        base: str | None,
+        only: bool,
+        head_dim: int | None,
+    ) -> dict[str, FileRecord]:
+        """Write adapters into a folder that exists, in PEFT's format and with the model's own names; gives the records.
+
+        Args:
+            tensors: whole, on the CPU, in the dtype to write.
+            spec: what they are; None, like ``head_dim``, when it is not known, and PEFT's files are then left out.
+            base: a fingerprint of the weights that they were trained on.
+            only: PEFT's files come to the top of the folder, and all that belongs to the base but its weights and
+                config; else to the subfolder ``adapter``.
+        """
+        infos = {k: Info(tuple(t.shape), t.dtype) for k, t in tensors.items()}
+        records = {ADAPTER_FILE: write_torch_file(folder / ADAPTER_FILE, infos, tensors.items())}
+        if form := self._peft_form(tensors, spec, head_dim):
+            inner = "" if only else ADAPTER_FOLDER
+            (folder / inner).mkdir(exist_ok=True)
+            found = write_peft(folder / inner, form, base)
+            records |= {(Path(inner) / name).as_posix(): record for name, record in found.items()}
+        if only:  # a config.json would say that the base's weights are here
+            records |= copy_rest(self._rest_dir, folder, without=("config.json",))
+        return records
+
+    def _peft_form(
+        self, tensors: Mapping[str, Tensor], spec: AdapterSpec | None, head_dim: int | None
+    ) -> PeftForm | None:
+        """None, with a warning, where it cannot be had: what was trained must not be lost for that."""
+        try:
+            return peft_form(tensors, spec, self._hf_names(), base=base_name(self.checkpoint_dir), head_dim=head_dim)
+        except TuneError as e:
+            logger.warning("The adapter is written as %s only, not in PEFT's format: %s.", ADAPTER_FILE, e)
+            return None
 
     def _output(self) -> Path:
         if self.output_dir is None:

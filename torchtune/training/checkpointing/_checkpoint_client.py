@@ -10,8 +10,11 @@ from torch.optim import Optimizer
 
 from torchtune import config
 from torchtune.errors import ConfigError
+from torchtune.modules.peft import get_adapter_state_dict, get_merged_lora_ckpt
 from torchtune.training._distributed import gather_cpu_state_dict, get_full_optimizer_state_dict
 from torchtune.training.checkpointing._names import (
+    ADAPTER_CONFIG,
+    ADAPTER_KEY,
     DATALOADER_KEY,
     EPOCHS_KEY,
     MAX_STEPS_KEY,
@@ -107,27 +110,29 @@ class CheckpointClient:
         All processes must call this; the first one writes, the others wait for it.
 
         Args:
-            adapter_config: refused, as ``adapter_only``: adapters are not part of this client yet.
+            adapter_config: what the model's adapters are: ``r`` and ``lora_alpha``, the same in all layers, and
+                ``target_modules``; the model is saved with them merged. None for a model without adapters.
+            adapter_only: leave the merged model out.
             single_device: keep the optimizer's own state dict, with numbers for parameters.
             full_tensors: read by nothing: tensors are always written whole, in the checkpointer's format.
             dir_prefix: "step" names the folder by ``training_progress.steps_run``.
 
         Raises:
-            ConfigError: an adapter is asked for.
             CheckpointError: the storage failed; folders written before are untouched.
         """
-        if adapter_config is not None or adapter_only:
-            raise ConfigError("CheckpointClient saves whole models only; leave adapter_config and adapter_only out")
         size, rank = get_world_size_and_rank()
         unfinished = training_progress.epochs_run < training_progress.total_epochs
         device = get_device(self._cfg.get("device"))
-        state = {MODEL_KEY: gather_cpu_state_dict(model, rank == 0, device)}
+        whole = gather_cpu_state_dict(model, rank == 0, device)
+        state = {MODEL_KEY: whole}
+        if adapter_config is not None and rank == 0:
+            state = _adapter_state(whole, adapter_config, adapter_only)
         if unfinished:
             state[OPT_KEY] = optimizer.state_dict() if single_device else _whole_state(model, optimizer, rank, device)
             state |= training_progress.state_dict()
         if rank == 0:
             self._get_checkpointer().save_checkpoint(
-                state, epoch, unfinished, step=training_progress.steps_run, dir_prefix=dir_prefix
+                state, epoch, unfinished, adapter_only, step=training_progress.steps_run, dir_prefix=dir_prefix
             )
         if size > 1:
             dist.barrier()
@@ -137,6 +142,14 @@ class CheckpointClient:
             resume = self._cfg.get("resume_from_checkpoint", False)
             self._checkpointer = config.instantiate(self._cfg.checkpointer, should_load_recipe_state=resume)
         return self._checkpointer
+
+
+def _adapter_state(whole: dict[str, Any], config: dict[str, Any], adapter_only: bool) -> dict[str, Any]:
+    """The adapters of a state dict and what they are, and the model that they merge into."""
+    state = {ADAPTER_KEY: get_adapter_state_dict(whole), ADAPTER_CONFIG: config}
+    if adapter_only:
+        return state
+    return state | {MODEL_KEY: get_merged_lora_ckpt(dict(whole), rank=config["r"], alpha=config["lora_alpha"])}
 
 
 def _whole_state(

@@ -1,8 +1,9 @@
 """The files beside the weights: tokenizer, licence, configs. They go along as they are, save what would contradict."""
 
 import json
+import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,33 @@ _MAX_BYTES = 100 * 2**20  # torchtune's documented limit for what is copied
 _WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".gguf")
 # An adapter_config.json without its adapter makes transformers look for one; checklist.chk has the old weights' sums.
 _NOT_COPIED = re.compile(
-    rf"\.index\.json$|^{re.escape(MANIFEST)}$|^adapter_config\.json$|^checklist\.chk$|^\.|^torchtune_config\.yaml$|"
+    rf"\.index\.json$|^{re.escape(MANIFEST)}$|^adapter(_config\.json)?$|^checklist\.chk$|^\.|^torchtune_config\.yaml$|"
     rf"^run_state\.json$|^(epoch|step)_\d+$|^{RECIPE_STATE}$|^logs$|^metrics\.jsonl$|^profiling_outputs$"
 )
 
+logger = logging.getLogger(__name__)
+
 
 def copy_rest(
-    source: Path, target: Path, changes: Mapping[str, Mapping[str, Any]] | None = None
+    source: Path,
+    target: Path,
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    without: Collection[str] = (),
 ) -> dict[str, FileRecord]:
     """Copy what is not weights, not the output of a run and not hidden; gives the records of the copies.
 
     Args:
         changes: name of a JSON file -> keys to set in it.
+        without: further names to leave out.
     """
+    if not source.is_dir():
+        logger.warning("%s is gone; what lay beside its weights, such as the tokenizer, is not copied.", source)
+        return {}
     records = {}
     for path in sorted(_files(source, target)):
         name = path.relative_to(source).as_posix()
-        if (target / name).exists():
+        if name in without or (target / name).exists():
             continue
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         if edits := (changes or {}).get(name):

@@ -58,13 +58,18 @@ def split_folder(checkpoint_dir: str | Path) -> tuple[Path, str | None]:
     """The folder, and the file's name when the path is one file.
 
     Raises:
-        CheckpointError: there is nothing at the path.
+        CheckpointError: there is nothing at the path, or only an adapter.
     """
     path = Path(checkpoint_dir).expanduser()
     if path.is_file():
         return path.parent, path.name
     if not path.is_dir():
         raise CheckpointError(f"checkpoint_dir {path} does not exist; `tune download` fetches a model into a folder")
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        raise CheckpointError(
+            f"checkpoint_dir {path} holds an adapter and no model. Name the model that the adapter was trained on, and "
+            "this folder as checkpointer.adapter_checkpoint."
+        )
     return path, None
 
 

@@ -33,7 +33,7 @@ class FullModelHFCheckpointer(FullModelCheckpointer):
         checkpoint_files: names, one name, or ``{filename_format, max_filename}``; None finds them.
         model_type: for example ``LLAMA3_2``; None takes ``config.json``'s.
         output_dir: where ``epoch_N`` folders go; None only reads.
-        adapter_checkpoint: name of the adapter's file in an ``epoch_N`` folder.
+        adapter_checkpoint: a file or folder, what :meth:`adapter` reads when it is given none.
         recipe_checkpoint: name of the recipe state's file in ``output_dir/recipe_state``.
         resume_from_checkpoint: ``load_checkpoint`` takes the recipe's state and the folder that was saved with it.
         safe_serialization: write safetensors; False writes ``pytorch_model-*.bin``.

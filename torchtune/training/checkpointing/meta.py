@@ -24,7 +24,7 @@ class FullModelMetaCheckpointer(FullModelCheckpointer):
         checkpoint_files: names or one name; None finds ``consolidated.*.pth``.
         model_type: for example ``LLAMA3``; None reads Llama's names.
         output_dir: where ``epoch_N`` folders go; None only reads.
-        adapter_checkpoint: name of the adapter's file in an ``epoch_N`` folder.
+        adapter_checkpoint: a file or folder, what :meth:`adapter` reads when it is given none.
         recipe_checkpoint: name of the recipe state's file in ``output_dir/recipe_state``.
         resume_from_checkpoint: ``load_checkpoint`` takes the recipe's state and the folder that was saved with it.
         should_load_recipe_state: newer name of ``resume_from_checkpoint``; either will do.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from torchtune.models import family_for_model_type
 from torchtune.models._weights import WeightMap
 from torchtune.training.checkpointing._base import FullModelCheckpointer
 from torchtune.training.checkpointing._copy import copy_rest
@@ -20,9 +21,9 @@ class FullModelTorchTuneCheckpointer(FullModelCheckpointer):
     Args:
         checkpoint_dir: a folder, or one file of weights.
         checkpoint_files: names or one name; None finds ``*.pt``.
-        model_type: not needed, since the names are the model's own.
+        model_type: for example ``LLAMA3``; needed only for adapters in PEFT's format, whose names are not the model's.
         output_dir: where ``epoch_N`` folders go; None only reads.
-        adapter_checkpoint: name of the adapter's file in an ``epoch_N`` folder.
+        adapter_checkpoint: a file or folder, what :meth:`adapter` reads when it is given none.
         recipe_checkpoint: name of the recipe state's file in ``output_dir/recipe_state``.
         resume_from_checkpoint: ``load_checkpoint`` takes the recipe's state and the folder that was saved with it.
         should_load_recipe_state: newer name of ``resume_from_checkpoint``; either will do.
@@ -46,6 +47,9 @@ class FullModelTorchTuneCheckpointer(FullModelCheckpointer):
 
     def _read_folder(self) -> None:
         pass
+
+    def _hf_names(self) -> WeightMap | None:
+        return family_for_model_type(self.model_type).hf if self.model_type else None
 
     def _find_files(self) -> list[Path]:
         return find_native_files(self.checkpoint_dir)
