@@ -26,7 +26,11 @@ from torchtune.data import StepLoader, validation_batches
 from torchtune.datasets import ConcatDataset
 from torchtune.errors import NonFiniteError
 from torchtune.modules import resize_token_embeddings
-from torchtune.training.checkpointing import check_vocabulary
+from torchtune.modules.low_precision.nf4 import is_quantised
+from torchtune.modules.peft import adapter_names
+from torchtune.training.adapters import BaseWeights, describe_adapters, load_adapters, start_adapters
+from torchtune.training.checkpointing import Checkpointer, check_vocabulary
+from torchtune.training.contents import contents_of
 from torchtune.training.distributed import World, join, sync_gradients
 from torchtune.training.loss import Batch, count_targets, summed_loss
 from torchtune.training.metric_logging import JsonlLogger, MetricLoggers
@@ -35,8 +39,10 @@ from torchtune.training.optim import InBackward, LossScaler, gradient_norm, scal
 from torchtune.training.progress import ProgressDisplay
 from torchtune.training.run_folder import ResumePoint, RunFolder, saved_facts
 from torchtune.training.setup import (
+    adapter_checkpoint,
     check_max_seq_len,
     check_same_data,
+    check_same_method,
     collate_for,
     compiles,
     give_hints,
@@ -130,10 +136,10 @@ class FinetuneRecipe:
     def _setup_model(self) -> None:
         cfg, world = self.cfg, self.world
         self.checkpointer = config.instantiate(cfg.checkpointer)
-        source = self.checkpointer if self.point is None else self.checkpointer.reading(self.point.path)
+        self.base = BaseWeights(self.checkpointer if self.point is None else self._weights_of(self.point))
         self.model = load_model(
             self._build_model,
-            source.weights,
+            self.base.weights,
             world,
             dtype=torch.float32 if cfg.dtype == "fp16" else training.get_dtype(cfg.dtype, world.device),
             prepare=self._prepare_model,
@@ -141,6 +147,7 @@ class FinetuneRecipe:
             reshard_after_forward=cfg.fsdp_reshard_after_forward,
             prefetch_layers=cfg.fsdp_prefetch_layers,
         )
+        self._setup_adapters()
         check_vocabulary(self.model.tok_embeddings.num_embeddings, text_vocab_size(self.tokenizer))
         self.summed_loss = summed_loss(config.instantiate(cfg.loss), self.model)
         self.autocast = torch.autocast(world.device.type, torch.float16) if cfg.dtype == "fp16" else nullcontext()
@@ -150,13 +157,34 @@ class FinetuneRecipe:
         wrapped = ["FSDP"] * (world.size > 1) + ["Activation Checkpointing"] * cfg.enable_activation_checkpointing
         enabled = f" {' and '.join(wrapped)} {'is' if len(wrapped) == 1 else 'are'} enabled." if wrapped else ""
         logger.info("Model is initialized with precision %s.%s", training.get_dtype(cfg.dtype, world.device), enabled)
+        if adapter_names(self.model):
+            logger.info(describe_adapters(self.model))
         if world.is_main:
             training.log_memory_stats(training.get_memory_stats(world.device))
+
+    def _weights_of(self, point: ResumePoint) -> Checkpointer:
+        """What the model is filled with on resume: what was trained, but below adapters the base that they are for."""
+        return self.checkpointer if point.facts.get("adapters") else self.checkpointer.reading(point.path)
+
+    def _setup_adapters(self) -> None:
+        """Fill adapters: with those of the run that goes on, of the file that the config names, or with new ones."""
+        if not adapter_names(self.model):
+            return
+        source = adapter_checkpoint(self.cfg) if self.point is None else self.point.path
+        if source is None:
+            start_adapters(self.model, self.seed)
+        else:
+            load_adapters(self.model, self.checkpointer, source, self.base)
+
+    @staticmethod
+    def _method(model: torch.nn.Module) -> dict[str, bool]:
+        """What of the model must not change between a run and its resumption, besides what its files tell."""
+        return {"adapters": bool(adapter_names(model)), "quantize_base": any(map(is_quantised, model.modules()))}
 
     def _build_model(self) -> torch.nn.Module:
         """The model whose shapes the weights have; those of a run that resized its vocabulary have the new size."""
         model = config.instantiate(self.cfg.model)
-        if self.point is not None:
+        if self.point is not None and not self.point.facts.get("adapters"):
             self._resize_vocabulary(model)
         return model
 
@@ -169,6 +197,8 @@ class FinetuneRecipe:
     def _prepare_model(self, model: torch.nn.Module) -> None:
         """Vocabulary, recomputation and compilation, while the model has shapes but no storage."""
         cfg = self.cfg
+        if self.point is not None:
+            check_same_method(self.point.facts, self._method(model))
         self._resize_vocabulary(model)
         check_max_seq_len(model, self.tokenizer)
         if cfg.enable_activation_checkpointing or cfg.ac_mode:
@@ -357,10 +387,13 @@ class FinetuneRecipe:
             seed=self.seed,
             scheduler=None if self.scheduler is None else self.scheduler.state_dict(),
             scaler=self.scaler.state_dict(),
+            **self._method(self.model),
         )
         started = time.perf_counter()
+        only = self.cfg.save_adapter_weights_only
+        contents = contents_of(self.model, self.checkpointer, self.base, self.world, adapters_only=only)
         base = [self.checkpointer.checkpoint_dir]
-        path = self.folder.save(name, self.checkpointer.write, self.model, self.optimizer, facts, protect=base)
+        path = self.folder.save(name, contents, self.model, self.optimizer, facts, protect=base)
         logger.info("Checkpoint %s is complete (%.1f s).", path, time.perf_counter() - started)
 
     def cleanup(self) -> None:

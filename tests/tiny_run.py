@@ -30,8 +30,8 @@ SPECIAL_TOKENS = [
     "<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>", "<|start_header_id|>", "<|end_header_id|>",
     "<|eom_id|>", "<|eot_id|>", "<|python_tag|>",
 ]  # fmt: skip
-SIZES = {"vocab_size": 271, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}  # an odd vocabulary
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 320}
+SIZES = {"vocab_size": 271, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}  # an odd vocabulary
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 320}
 ROPE = {
     "rope_theta": 500000.0,
     "rope_type": "llama3",
@@ -73,8 +73,8 @@ class TinyRun:
                 "num_layers": 2,
                 "num_heads": 4,
                 "num_kv_heads": 2,
-                "embed_dim": 32,
-                "intermediate_dim": 48,
+                "embed_dim": 64,
+                "intermediate_dim": 128,
                 "max_seq_len": 320,
             },
             "tokenizer": {
@@ -101,6 +101,13 @@ class TinyRun:
             "device": "cpu",
             "dtype": "fp32",
         }
+
+    @staticmethod
+    def adapters(**model: Any) -> list[str]:
+        """Settings that give the model adapters; ``model`` changes its arguments."""
+        lora = {"_component_": "torchtune.models.llama3_2.lora_llama3_2", "lora_attn_modules": "[q_proj,v_proj]"}
+        lora |= {"apply_lora_to_mlp": True, "lora_rank": 4, "lora_alpha": 8, **model}
+        return ["recipe=lora_finetune_single_device", *(f"model.{key}={value}" for key, value in lora.items())]
 
     def run(self, out: str, *words: str, processes: int = 1, **keys: Any) -> Ended:
         """Run the recipe to its end in forked processes, which saves importing torch in each."""
@@ -285,7 +292,7 @@ def make_model(folder: Path, *, tied: bool = True, vocab_size: int = 271, dtype:
     tensors = {"model.embed_tokens.weight": matrix(vocab_size, dim), "model.norm.weight": matrix(dim) + 1}
     for i in range(SIZES["num_hidden_layers"]):
         at = f"model.layers.{i}"
-        rows = {"q": (32, dim), "k": (16, dim), "v": (16, dim), "o": (dim, 32)}
+        rows = {"q": (dim, dim), "k": (dim // 2, dim), "v": (dim // 2, dim), "o": (dim, dim)}
         tensors |= {f"{at}.self_attn.{k}_proj.weight": matrix(*shape) for k, shape in rows.items()}
         tensors |= {f"{at}.mlp.{k}_proj.weight": matrix(wide, dim) for k in ("gate", "up")}
         tensors[f"{at}.mlp.down_proj.weight"] = matrix(dim, wide)

@@ -9,7 +9,7 @@ import torch
 from tiny_run import SIZES, make_model
 
 # The sizes of ``tiny_run.make_model`` as a model builder's arguments.
-BUILDER = {"num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "embed_dim": 32, "intermediate_dim": 48}
+BUILDER = {"num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "embed_dim": 64, "intermediate_dim": 128}
 BUILDER |= {"max_seq_len": 4096}
 _VOCABULARY = {"llama2": 32_000, "llama3": 128_256}
 
@@ -45,7 +45,7 @@ def meta_folder(folder: Path, name: str | None = None) -> None:
     """Meta's own format: weights, ``params.json`` and the tokenizer, for the model ``name`` (None: the folder's)."""
     folder.mkdir(parents=True)
     torch.save(_meta_weights(vocab_size(name or folder.name)), folder / "consolidated.00.pth")
-    (folder / "params.json").write_text('{"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}')
+    (folder / "params.json").write_text('{"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}')
     shutil.copyfile(tokenizer_file(name or folder.name), folder / "tokenizer.model")
 
 

@@ -4,6 +4,7 @@ from torch import nn
 
 from torchtune.models.llama2 import llama2
 from torchtune.modules.loss import LinearCrossEntropyLoss
+from torchtune.training.activations import apply_selective_activation_checkpointing
 from torchtune.training.compile import compile_loss, compile_model
 
 
@@ -28,6 +29,18 @@ def test_each_layer_is_compiled_and_no_name_changes(caplog):
     assert compiled == {"layers.0", "layers.1"} and list(model.state_dict()) == names
     torch.testing.assert_close(model(tokens), expected)
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("mode", [("full", None), ("selective", "op")])
+def test_layers_that_are_computed_again_are_compiled_too(mode):
+    model = llama2(
+        vocab_size=32, num_layers=2, num_heads=2, num_kv_heads=2, embed_dim=16, intermediate_dim=32, max_seq_len=16
+    )
+    apply_selective_activation_checkpointing(model, *mode)
+    compile_model(model)
+    torch._dynamo.utils.counters.clear()
+    model(torch.arange(8)[None]).sum().backward()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] and not torch._dynamo.utils.counters["graph_break"]
 
 
 def test_a_model_without_layers_is_compiled_whole(caplog):

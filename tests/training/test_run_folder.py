@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from torchtune.errors import CheckpointError, ConfigError, NonFiniteError
+from torchtune.training.contents import Contents
 from torchtune.training.distributed import World
 from torchtune.training.optim import InBackward
 from torchtune.training.run_folder import RunFolder, saved_facts
@@ -16,8 +17,12 @@ from torchtune.training.run_folder import RunFolder, saved_facts
 ALONE = World(0, 1, torch.device("cpu"))
 
 
-def write_weights(folder: Path, tensors, shapes, *, main: bool):
-    torch.save(dict(tensors), folder / "weights.pt")
+def contents(model: nn.Module) -> Contents:
+    def write(folder: Path) -> dict:
+        torch.save(model.state_dict(), folder / "weights.pt")
+        return {}
+
+    return Contents(write, 0)
 
 
 @pytest.fixture
@@ -40,7 +45,7 @@ def trained(steps: int, make=lambda params: torch.optim.AdamW(params, lr=0.1, be
 
 def save(folder: RunFolder, name: str, step: int, model, optimizer, val_loss=None, **more) -> Path:
     facts = saved_facts(optimizer, step=step, epoch=0, epochs=1, seed=5, max_steps_per_epoch=None, val_loss=val_loss)
-    return folder.save(name, write_weights, model, optimizer, facts, **more)
+    return folder.save(name, contents(model), model, optimizer, facts, **more)
 
 
 def test_notes(folder):

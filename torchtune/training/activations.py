@@ -45,7 +45,13 @@ def recompute_in_backward(module: nn.Module, **kwargs: Any) -> nn.Module:
     Args:
         kwargs: for :func:`torch.utils.checkpoint.checkpoint`.
     """
-    module.forward = functools.partial(checkpoint, module.forward, **{"use_reentrant": False, **kwargs})
+    forward = module.forward
+
+    @functools.wraps(forward)  # a function, not a partial one: torch.compile passes over those without a word
+    def recomputed(*args: Any, **inputs: Any) -> Any:
+        return checkpoint(forward, *args, **{"use_reentrant": False, **kwargs}, **inputs)
+
+    module.forward = recomputed
     return module
 
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from torchtune.modules import RotaryPositionalEmbeddings
+from torchtune.modules.low_precision.nf4 import stored
+from torchtune.modules.peft import get_adapter_params
 from torchtune.training.distributed import World, local_part, shard
 
 
@@ -41,34 +43,53 @@ def load_model(
     """
     with meta_init(dtype):
         model = build()
-    shapes = model.state_dict()
+    shapes = base_tensors(model)
     prepare(model)
     shard(model, world, **sharding)
     cpu_offload = sharding.get("cpu_offload", False) and world.size > 1
     model.to_empty(device="cpu" if cpu_offload else world.device)
-    _build_rope_caches(model, world.device)
+    _place_buffers(model, world.device)
     fill(model, weights(shapes))
     return model
+
+
+def base_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What the files of a base model fill: the model's state dict without its adapters' tensors."""
+    adapters = get_adapter_params(model)
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in adapters}
 
 
 @torch.no_grad()
 def fill(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> None:
     """Copy full tensors into the pieces of the model's parameters that this process holds.
 
-    A tensor with fewer rows than its parameter is of a smaller vocabulary: the new rows get the mean of the old ones.
+    A module that keeps its weight in 4 bits gets it quantised, whole, on the device where it will be. A tensor with
+    fewer rows than its parameter is of a smaller vocabulary: the new rows get the mean of the old ones.
     """
-    parameters = dict(model.named_parameters())
     for name, tensor in weights:
-        parameter = parameters[name]
-        if tensor.shape[0] < parameter.shape[0]:
-            mean = tensor.float().mean(dim=0).to(tensor.dtype)
-            tensor = torch.cat([tensor, mean.expand(parameter.shape[0] - tensor.shape[0], *mean.shape)])
-        parameter.copy_(local_part(tensor.to(parameter.device, parameter.dtype), parameter))
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        kept = getattr(module, leaf)
+        if tensor.shape[0] < kept.shape[0]:
+            tensor = _with_mean_rows(tensor, kept.shape[0])
+        for part, value in stored(module, leaf, tensor.to(kept.device)).items():
+            piece = getattr(module, part)
+            piece.copy_(local_part(value.to(piece.dtype), piece))
 
 
-def _build_rope_caches(model: nn.Module, device: torch.device) -> None:
-    """A meta-device model has no angles yet, and they are needed where the computation is."""
-    with device:
-        for module in model.modules():
-            if isinstance(module, RotaryPositionalEmbeddings):
+def _with_mean_rows(tensor: Tensor, rows: int) -> Tensor:
+    mean = tensor.float().mean(dim=0).to(tensor.dtype)
+    return torch.cat([tensor, mean.expand(rows - tensor.shape[0], *mean.shape)])
+
+
+def _place_buffers(model: nn.Module, device: torch.device) -> None:
+    """Buffers are never split or offloaded, so they belong where the computation is.
+
+    Angles of positions are computed anew, since a meta-device model has none yet.
+    """
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+        if isinstance(module, RotaryPositionalEmbeddings):
+            with device:
                 module.rope_init()

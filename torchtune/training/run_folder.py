@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ from torchtune.training.checkpointing.state import (
     state_folder,
     write_recipe_state,
 )
-from torchtune.training.distributed import World, local_rows, whole
+from torchtune.training.contents import Contents
+from torchtune.training.distributed import World, local_rows
 from torchtune.training.optim import InBackward, hyperparameters
 
 RUN_STATE = "run_state.json"
@@ -130,7 +131,7 @@ class RunFolder:
     def save(
         self,
         name: str,
-        write_weights: Any,
+        contents: Contents,
         model: nn.Module,
         optimizer: Optimizer,
         facts: Mapping[str, Any],
@@ -140,7 +141,7 @@ class RunFolder:
         """Commit the checkpoint ``name``: first the run state, then the weights, so that a complete folder has both.
 
         Args:
-            write_weights: ``(folder, tensors, shapes, main) -> file records``, see the checkpointers' ``write``.
+            contents: the weights.
             facts: JSON values that the run needs to go on; ``step`` orders checkpoints, ``val_loss`` tells the best.
             protect: folders that stay, however old: the one that training began from.
 
@@ -149,8 +150,7 @@ class RunFolder:
             CheckpointError: the storage failed.
         """
         world, final = self.world, self.path / name
-        parameters = model.state_dict()
-        self._check_finite(name, parameters)
+        self._check_finite(name, model)
         own = {"main": world.is_main, "gather": world.gather}
         state = {"rank": world.rank, "world_size": world.size, "optimizer": _shards(model, optimizer)}
         state |= {"rng": rng_state(world.device), "facts": {**facts, "run": self.run}}
@@ -165,15 +165,7 @@ class RunFolder:
         )
         if world.is_main:  # a crash from here on would otherwise leave it beside the weights of an earlier save
             stamp["state"] = _hash_of_manifest(final)
-        shapes = {k: (tuple(p.shape), p.dtype) for k, p in parameters.items()}
-        weight_bytes = sum(p.numel() * p.element_size() for p in parameters.values())
-        commit_folder(
-            final,
-            lambda to: write_weights(to, _whole_tensors(parameters), shapes, main=world.is_main),
-            facts=stamp,
-            needed_bytes=weight_bytes,
-            **own,
-        )
+        commit_folder(final, contents.write, facts=stamp, needed_bytes=contents.bytes, **own)
         best = self._note_if_best(name, facts.get("val_loss"))
         if world.is_main:
             write_recipe_state(self.path, _torchtune_keys(facts))
@@ -192,9 +184,10 @@ class RunFolder:
             return name
         return known.get("best_checkpoint")
 
-    def _check_finite(self, name: str, parameters: Mapping[str, Tensor]) -> None:
+    def _check_finite(self, name: str, model: nn.Module) -> None:
         """The last step may have been too large for the weights' dtype, which no loss has shown yet."""
-        bad = [key for key, p in parameters.items() if not local_rows(p)[0].isfinite().all()]
+        trained = {key: p.detach() for key, p in model.named_parameters() if p.requires_grad}
+        bad = [key for key, p in trained.items() if not local_rows(p)[0].isfinite().all()]
         if bad := [key for keys in self.world.gather(bad) for key in keys]:
             raise NonFiniteError(
                 f"{name} is not saved: {len(set(bad))} weight(s) are NaN or infinite after this step, among them "
@@ -223,12 +216,6 @@ class RunFolder:
 def _hash_of_manifest(checkpoint: Path) -> str:
     """Stands for the whole run state of a checkpoint, since its manifest has the hashes of all files."""
     return record_of(state_folder(checkpoint) / MANIFEST).sha256
-
-
-def _whole_tensors(parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor with all its rows, on the CPU; every process iterates, since gathering is a collective."""
-    for name, tensor in parameters.items():
-        yield name, whole(tensor.detach()).cpu()
 
 
 def _shards(model: nn.Module, optimizer: Optimizer) -> dict[str, dict[str, LocalShard]]:

@@ -28,6 +28,13 @@ from torchtune.utils import get_logger, get_world_size_and_rank
 # https://man7.org/linux/man-pages/man3/mallopt.3.html
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
+_WITH = {
+    ("adapters", True): "that trains adapters",
+    ("adapters", False): "of full fine-tuning",
+    ("quantize_base", True): "over a base in 4 bits (quantize_base: True)",
+    ("quantize_base", False): "over a base that is not quantized (quantize_base: False)",
+}
+
 logger = logging.getLogger(__name__)
 
 
@@ -91,6 +98,17 @@ def kept_checkpoints(cfg: TrainConfig) -> int | None:
     return cfg.keep_last_n_checkpoints or cfg.checkpointer.get("keep_last_n_checkpoints")
 
 
+def adapter_checkpoint(cfg: TrainConfig) -> str | None:
+    """The adapter that training begins with, below ``checkpointer``; None for a new one.
+
+    torchtune's configs name the file that a resumed run reads; where it is not there, they mean nothing by it.
+    """
+    named = cfg.checkpointer.get("adapter_checkpoint")
+    if named == "adapter_model.pt" and not (Path(cfg.checkpointer["checkpoint_dir"]) / named).exists():
+        return None
+    return named
+
+
 def say_what_has_no_effect(cfg: TrainConfig) -> None:
     """Warn of settings that are well-formed and change nothing in this run."""
     if isinstance(cfg.compile, Mapping):
@@ -132,6 +150,17 @@ def check_same_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             "its folder, resume_from_checkpoint=False and another output_dir. (samples_per_step is batch_size x "
             "gradient_accumulation_steps x number of processes.)"
         )
+
+
+def check_same_method(saved: Mapping[str, Any], now: Mapping[str, bool]) -> None:
+    """Raises CheckpointError unless the run trains what it trained when it was saved."""
+    for key, value in now.items():
+        if saved.get(key, False) != value:
+            raise CheckpointError(
+                f"output_dir holds a run {_WITH[key, not value]}, and this config is for one {_WITH[key, value]}. "
+                "Go on with the config of that run; or start a new one: set another output_dir, or "
+                "resume_from_checkpoint=False."
+            )
 
 
 def text_vocab_size(tokenizer: Any) -> int:
