@@ -92,7 +92,10 @@ def test_ls_is_a_table_of_two_columns_with_each_recipe_once(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{'RECIPE':<40} CONFIG"
     rows = [(line[:40].strip(), line[41:]) for line in lines[1:]]
-    assert [recipe for recipe, _ in rows if recipe] == ["full_finetune_single_device", "full_finetune_distributed"]
+    recipes = [
+        f"{method}_finetune_{layout}" for method in ("full", "lora") for layout in ("single_device", "distributed")
+    ]
+    assert [recipe for recipe, _ in rows if recipe] == recipes
     assert [config for _, config in rows] == [config.name for config in configs()]
 
 

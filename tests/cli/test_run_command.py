@@ -191,6 +191,14 @@ def test_what_a_command_line_starts(folder, started, given, options, config, wor
     assert os.environ["TUNE_LOG_DIR"] == "/tmp/alpaca-llama2-finetune/logs"
 
 
+def test_a_recipe_named_only_on_the_command_line_is_passed_on(folder, started):
+    text = (SHIPPED / "llama3/8B_lora.yaml").read_text().replace("recipe: ", "# recipe: ")
+    (folder / "old.yaml").write_text(text)
+    main("run lora_finetune_single_device --config old.yaml epochs=2".split())
+    arguments = ["--config", "old.yaml", "epochs=2", "recipe=lora_finetune_single_device"]
+    assert started == [([], recipes_root() / "finetune.py", arguments)]
+
+
 def test_one_recipe_serves_both_layouts_with_a_note(folder, started, capsys):
     main("run full_finetune_distributed --config alpaca_llama2_full_finetune".split())
     assert "runs in one process" in capsys.readouterr().err

@@ -27,8 +27,17 @@ def tune(*arguments: str) -> int:
 
 
 def test_well_formed(folder, capsys):
-    assert tune("validate", "good") == 0
+    assert tune("validate", "llama3/8B_lora") == 0
     assert capsys.readouterr() == ("Config is well-formed!\n", "")
+
+
+def test_what_is_worth_knowing_of_a_good_config(folder, capsys):
+    assert tune("validate", "good", "low_cpu_ram=True") == 0
+    out, said = capsys.readouterr()
+    assert out == "Config is well-formed!\n"
+    assert "Note: lr: taken as optimizer.lr." in said and "Note: low_cpu_ram: accepted, no effect" in said
+    assert tune("validate", "llama3/8B_lora", "model.lora_rank=48") == 0
+    assert "Note: model.lora_rank: to serve rank 48, vLLM's max_lora_rank has to be 64" in capsys.readouterr().err
 
 
 def test_all_faults_at_once_with_their_lines(folder, capsys):
@@ -87,5 +96,15 @@ def test_a_training_config_that_names_no_recipe_has_its_keys_checked(folder, cap
 
 
 def test_a_method_of_torchtune_that_is_not_here_is_called_so(folder, capsys):
-    assert tune("validate", "llama3_2/1B_lora_single_device") == 2
-    assert "for lora are not part of this version" in capsys.readouterr().err
+    assert tune("validate", "llama2/7B_lora_dpo_single_device") == 2
+    assert "for dpo are not part of this version" in capsys.readouterr().err
+
+
+def test_a_recipe_named_here_is_held_against_the_model(folder, capsys):
+    text = (recipes_root() / "configs/llama3/8B_lora.yaml").read_text()
+    (folder / "old.yaml").write_text(text.replace("recipe: lora_finetune_distributed\n", ""))
+    assert tune("validate", "old.yaml") == 0
+    assert "checked as one for lora_finetune_single_device" in capsys.readouterr().err
+    assert tune("validate", "old.yaml", "--recipe", "full_finetune_distributed") == 2
+    said = capsys.readouterr().err
+    assert "use torchtune.models.llama3.llama3_8b, or the recipe lora_finetune_distributed" in said

@@ -101,6 +101,9 @@ def count(*args):
 
 alias = make_dataset
 preset = functools.partial(make_dataset, source="preset")
+bound = functools.partial(dataset_of_another_kind, "tokenizer", "path")
+bound_class = functools.partial(Layer, 4, bias=False)
+counted = functools.partial(count, 1, 2)
 run = functools.partial(os.system)
 shell = sp.check_call
 logger = Logger()

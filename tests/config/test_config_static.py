@@ -18,6 +18,8 @@ AGREE = [
     "torch.utils.data.random_split", "parts.make_dataset", "parts.Checkpointer", "parts.Base", "parts.Logger",
     "parts.Options", "parts.MoreOptions", "parts.anything", "parts.count", "parts.alias", "parts.preset", "parts.Layer",
     "parts.Broken", "parts.Logger.named", "torchtune.models.llama2.llama2", "torchtune.models.llama2.llama2_7b",
+    "parts.bound", "parts.bound_class", "parts.counted", "torchtune.models.llama2.lora_llama2",
+    "torchtune.models.llama3.lora_llama3_8b", "torchtune.models.llama3_2.qlora_llama3_2_1b",
 ]  # fmt: skip
 
 
@@ -92,6 +94,7 @@ class Unknown(deco(Like)): ...
 first = second = build
 made = functools.partial(build, "t", packed=True)
 twice = functools.partial(made, source=1)
+unpacked = functools.partial(build, *("t",))
 value = make()
 """
 
@@ -104,6 +107,7 @@ value = make()
         ("Like", ["z"]), ("Child", ["z"]), ("Unknown", None),
         ("second", ["tokenizer", "source", "packed", "transform"]),
         ("made", ["source", "packed", "transform"]), ("twice", ["source", "packed", "transform"]), ("value", None),
+        ("unpacked", None),
     ],
 )  # fmt: skip
 def test_when_the_source_does_not_tell_nothing_is_claimed(parts, name, expected):

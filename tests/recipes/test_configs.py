@@ -2,11 +2,14 @@
 
 import ast
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from torchtune import config
 from torchtune.cli import catalog
 from torchtune.cli._configs import problems
 
@@ -81,6 +84,27 @@ def test_the_component_exists(path):
     assert name in bound
 
 
+def _models() -> dict[str, tuple[str, dict]]:
+    """Each model that a row asks for, once."""
+    nodes = {row.name: yaml.safe_load(SCRIPT.render(row))["model"] for row in SCRIPT.ROWS}
+    return {json.dumps(node): (name, node) for name, node in reversed(nodes.items())}
+
+
+@pytest.mark.parametrize("name, node", [pytest.param(*found, id=found[0]) for found in _models().values()])
+def test_the_model_is_built(name, node):
+    with torch.device("meta"):
+        model = config.instantiate(node)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    adapted = {name for name in trained if name.endswith(("lora_a.weight", "lora_b.weight", "magnitude"))}
+    adapters = node["_component_"].rpartition(".")[2].startswith(("lora_", "qlora_"))
+    assert (trained == adapted and trained) if adapters else len(trained) == len(list(model.parameters()))
+    layer = model.layers[-1]
+    if adapters:
+        assert layer.attn.q_proj.rank == layer.mlp.w2.rank == node["lora_rank"] == node["lora_alpha"] / 2
+        assert not hasattr(layer.attn.k_proj, "rank") and hasattr(model.output, "rank") == (name == "llama2/13B_lora")
+        assert any(name.endswith("magnitude") for name in trained) == ("dora" in name)
+
+
 @pytest.mark.parametrize(
     "name, values",
     [
@@ -101,3 +125,29 @@ def test_torchtunes_values(name, values):
         found["optimizer_in_bwd"],
         found["enable_activation_checkpointing"],
     )
+
+
+@pytest.mark.parametrize(
+    "name, values",
+    [
+        ("llama3/8B_lora_single_device", ("llama3.lora_llama3_8b", 8, 2, 8, True, False, "alpaca_cleaned_dataset")),
+        ("llama2/7B_qlora", ("llama2.qlora_llama2_7b", 8, 2, 8, True, False, "alpaca_cleaned_dataset")),
+        ("llama3/8B_dora", ("llama3.lora_llama3_8b", 8, 2, 1, False, False, "alpaca_cleaned_dataset")),
+        ("llama3_2/3B_lora", ("llama3_2.lora_llama3_2_3b", 64, 4, 8, False, False, "alpaca_cleaned_dataset")),
+        ("llama3_3/70B_qlora", ("llama3_3.qlora_llama3_3_70b", 16, 2, 1, True, True, "alpaca_dataset")),
+        ("llama3_1/405B_qlora", ("llama3_1.qlora_llama3_1_405b", 16, 1, 8, True, True, "alpaca_dataset")),
+    ],
+)
+def test_torchtunes_values_for_adapters(name, values):
+    found = _content(name)
+    assert values == (
+        found["model"]["_component_"].removeprefix("torchtune.models."),
+        found["model"]["lora_rank"],
+        found["batch_size"],
+        found["gradient_accumulation_steps"],
+        found["enable_activation_checkpointing"],
+        found["save_adapter_weights_only"],
+        found["dataset"]["_component_"].removeprefix("torchtune.datasets."),
+    )
+    assert found["optimizer"] == {"_component_": "torch.optim.AdamW", "lr": "3e-4", "fused": True, "weight_decay": 0.01}
+    assert found["lr_scheduler"]["num_warmup_steps"] == 100

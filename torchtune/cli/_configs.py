@@ -20,6 +20,11 @@ def problems(path: Path, words: Sequence[str], schema: str | None, allowed: Sequ
     return config.check(config.load(path, words), _schema(schema), allowed)
 
 
+def notes(path: Path, words: Sequence[str], schema: str | None) -> list[str]:
+    """What is worth knowing of a config without faults."""
+    return config.notes(config.load(path, words), _schema(schema)) if schema else []
+
+
 def check_for_run(path: Path, words: Sequence[str], schema: str | None, allowed: Sequence[str]) -> str | None:
     """Refuses a config with faults; gives its `output_dir`."""
     loaded = config.load(path, words)

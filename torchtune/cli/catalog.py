@@ -64,11 +64,25 @@ RECIPES = (
     Recipe(
         "full_finetune_distributed", "finetune.py", "FinetuneConfig", True, "train all parameters, on several devices"
     ),
+    Recipe("lora_finetune_single_device", "finetune.py", "FinetuneConfig", False, "train adapters, on one device"),
+    Recipe("lora_finetune_distributed", "finetune.py", "FinetuneConfig", True, "train adapters, on several devices"),
 )
 
 # torchtune's other methods, by the word that its recipes and configs have in their names.
-LATER = ("lora", "qlora", "dora", "qdora", "qat", "dpo", "ppo", "grpo", "kd", "distillation", "quantize", "generate")
-LATER += ("generation", "evaluation", "eval")
+LATER = ("qat", "dpo", "ppo", "grpo", "kd", "distillation", "quantize", "generate", "generation", "evaluation", "eval")
+# Its other model families, by the folder of their configs.
+LATER_FAMILIES = (
+    "mistral",
+    "gemma",
+    "gemma2",
+    "phi3",
+    "phi4",
+    "qwen2",
+    "qwen2_5",
+    "qwen3",
+    "llama3_2_vision",
+    "llama4",
+)
 
 _TRAINING_KEYS = {"model", "dataset", "optimizer", "loss", "epochs", "batch_size", "gradient_accumulation_steps"}
 
@@ -94,6 +108,40 @@ _CONFIGS_BY_RECIPE = {
         "llama3_3/70B_full",
         "llama3_3/70B_full_multinode",
         "alpaca_llama2_full_finetune",
+    ),
+    "lora_finetune_single_device": (
+        "llama2/7B_lora_single_device",
+        "llama2/7B_qlora_single_device",
+        "code_llama2/7B_lora_single_device",
+        "code_llama2/7B_qlora_single_device",
+        "llama3/8B_lora_single_device",
+        "llama3_1/8B_lora_single_device",
+        "llama3/8B_qlora_single_device",
+        "llama3_2/1B_lora_single_device",
+        "llama3_2/3B_lora_single_device",
+        "llama3/8B_dora_single_device",
+        "llama3/8B_qdora_single_device",
+        "llama3_1/8B_qlora_single_device",
+        "llama3_2/1B_qlora_single_device",
+        "llama3_2/3B_qlora_single_device",
+        "llama2/13B_qlora_single_device",
+    ),
+    "lora_finetune_distributed": (
+        "llama2/7B_lora",
+        "llama2/13B_lora",
+        "llama2/70B_lora",
+        "llama2/7B_qlora",
+        "llama2/70B_qlora",
+        "llama3/8B_dora",
+        "llama3/70B_lora",
+        "llama3_1/70B_lora",
+        "llama3_3/70B_lora",
+        "llama3_3/70B_qlora",
+        "llama3/8B_lora",
+        "llama3_1/8B_lora",
+        "llama3_2/1B_lora",
+        "llama3_2/3B_lora",
+        "llama3_1/405B_qlora",
     ),
 }
 
@@ -176,16 +224,29 @@ def recipe_of(config: Found) -> Recipe | None:
 
 
 def guess_recipe(config: Found) -> Recipe | None:
-    """The recipe that a config without a `recipe:` key is most likely for, by its top-level keys."""
-    keys = set(_content(config.path))
-    return recipe_row("full_finetune_single_device") if len(keys & _TRAINING_KEYS) > 1 else None
+    """The recipe that a config without a `recipe:` key is most likely for, by its top-level keys and its model."""
+    content = _content(config.path)
+    if len(content.keys() & _TRAINING_KEYS) < 2:
+        return None
+    model = content.get("model")
+    builder = str(model.get("_component_") if isinstance(model, dict) else model).rpartition(".")[2]
+    method = "lora" if builder.startswith(("lora_", "qlora_")) else "full"
+    return recipe_row(f"{method}_finetune_single_device")
+
+
+def naming(recipe: Recipe | None, config: Found) -> list[str]:
+    """The setting `recipe=NAME` for a config that does not say itself which recipe it is for; else nothing."""
+    return [f"recipe={recipe.name}"] if recipe and recipe_of(config) is None else []
 
 
 def _later(name: str) -> str:
-    """A sentence for names of torchtune whose method is not part of this version; else nothing."""
+    """A sentence for names of torchtune whose method or model is not part of this version; else nothing."""
     words = re.split(r"[/_.]", name.lower())
+    family = _without(_without(name, "recipes/", ()), "configs/", ()).partition("/")[0]
     method = next((word for word in LATER if word in words), None)
-    return f" Recipes and configs for {method} are not part of this version." if method else ""
+    if method:
+        return f" Recipes and configs for {method} are not part of this version."
+    return f" Configs for the model family {family} are not part of this version." if family in LATER_FAMILIES else ""
 
 
 def check_pair(recipe: Found, config: Found) -> None:

@@ -103,7 +103,8 @@ def run(argv: Sequence[str]) -> None:
     arguments = line.arguments
     if config:
         catalog.check_pair(recipe, config)
-        schema = recipe.row.schema if isinstance(recipe.row, catalog.Recipe) else None
+        arguments = [*arguments, *catalog.naming(recipe.row, config)]
+        schema = recipe.row.schema if recipe.row else None
         output_dir = check_for_run(config.path, arguments, schema, line.allowed)
         if output_dir:
             os.environ["TUNE_LOG_DIR"] = str(Path(output_dir) / "logs")

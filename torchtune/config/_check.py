@@ -1,6 +1,7 @@
 """Every fault of a config at once: keys, types, combinations, components and their arguments; imports no component."""
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from torchtune.config import _allow, _source, _static
+from torchtune.config._adapters import serving_notes
 from torchtune.config._keys import Dotted
 from torchtune.config._load import LoadedConfig
 from torchtune.config._names import ROLES, Role, current
@@ -35,9 +37,12 @@ def check(loaded: LoadedConfig, recipe_schema: type | None = None, allow: Iterab
         broken = {k for k, _ in faults}
         faults += [(k, _hinted(k, m, plain)) for k, m in key_faults if k not in broken]
         faults += _dotted_faults(recipe_schema, plain, allow)
+        faults += _adapter_faults(plain)
     unused = set() if recipe_schema is None else unused_keys(recipe_schema)
+    known = {k for k, _ in faults}
     for key, message in component_faults(plain, allow):
-        if key.partition(".")[0] not in unused or _allow.FLAG in message:  # what is never made need only be harmless
+        unsafe = _allow.FLAG in message  # what is never made need only be harmless
+        if unsafe or (key not in known and key.partition(".")[0] not in unused):
             faults.append((key, message))
     reported = {(p.key, p.message) for p in problems}
     told = {p.key for p in problems}
@@ -48,10 +53,10 @@ def check(loaded: LoadedConfig, recipe_schema: type | None = None, allow: Iterab
 
 
 def notes(loaded: LoadedConfig, recipe_schema: type) -> list[str]:
-    """What was rewritten on loading, and which keys are accepted without effect."""
+    """What was rewritten on loading, which keys are accepted without effect, and what vLLM does not serve."""
     plain, _ = _resolved(loaded.cfg)
     free = references(OmegaConf.to_container(loaded.cfg))
-    return loaded.notes + check_keys(recipe_schema, plain, free)[2]
+    return loaded.notes + check_keys(recipe_schema, plain, free)[2] + serving_notes(plain)
 
 
 def _resolved(cfg: DictConfig) -> tuple[dict[str, Any], list[Fault]]:
@@ -70,15 +75,19 @@ def _resolved(cfg: DictConfig) -> tuple[dict[str, Any], list[Fault]]:
 
 
 def _hinted(key: str, message: str, plain: Mapping[str, Any]) -> str:
-    """Adds to an unknown key the component above which takes an argument of that name, if one does."""
+    """Adds to an unknown key the component above which takes an argument of that name, or of one like it."""
     if "is not a key" not in message:
         return message
+    places: dict[str, str] = {}
     for owner, node in plain.items():
         if isinstance(node, Mapping) and isinstance(path := node.get("_component_"), str):
             found = _definition(path)
-            if found and found.signature and key in found.signature.parameters:
+            names = found.signature.parameters if found and found.signature else {}
+            if key in names:
                 return f"{message} {path} takes {key!r}; if it is meant for that, write it as {owner}.{key}."
-    return message
+            places |= {name: f"{owner}.{name}" for name in names}
+    alike = difflib.get_close_matches(key, places, 1) if "Did you mean" not in message else []
+    return f"{message} Did you mean {places[alike[0]]!r}?" if alike else message
 
 
 def _definition(path: str) -> _static.Definition | None:
@@ -94,6 +103,41 @@ def _dotted_faults(schema: type, plain: Mapping[str, Any], allow: Iterable[str])
             message, _ = _judge(path, allow)
             if message:
                 yield f.name, f"{f.name}: {message}"
+
+
+def _adapter_faults(plain: Mapping[str, Any]) -> Iterator[Fault]:
+    """Adapters where the recipe or another key wants none, or the other way round, as far as the builder is ours."""
+    node = plain.get("model")
+    path = current(str(node.get("_component_"))) if isinstance(node, Mapping) else ""
+    found = _definition(path) if path.startswith("torchtune.") else None
+    if found is None or found.signature is None:
+        return
+    module, _, name = path.rpartition(".")
+    method, _, rest = str(plain.get("recipe")).partition("_")
+    adapted = "lora_attn_modules" in found.signature.parameters
+    if adapted and method == "full":
+        instead = _or_any(f"{module}.{name.partition('lora_')[2]}", "a builder without adapters")
+        yield "model._component_", f"model: {path} trains only adapters: use {instead}, or the recipe lora_{rest}"
+    elif not adapted and method == "lora":
+        instead = _or_any(f"{module}.lora_{name}", "a builder that takes lora_attn_modules")
+        yield "model._component_", f"model: {path} trains no adapters: use {instead}, or the recipe full_{rest}"
+    elif not adapted and (named := _named_adapter(plain)):
+        key = "checkpointer.adapter_checkpoint"
+        yield key, f"{key} is {named}, and {path} has no adapters; take a builder that has, or leave the key out"
+    elif not adapted and plain.get("save_adapter_weights_only") is True:
+        key = "save_adapter_weights_only"
+        yield key, f"{key} leaves out all but adapters, and {path} trains none; set it to False"
+
+
+def _named_adapter(plain: Mapping[str, Any]) -> str | None:
+    """The adapter to begin with; torchtune's name of the file that a resumed run reads means nothing by itself."""
+    node = plain.get("checkpointer")
+    named = node.get("adapter_checkpoint") if isinstance(node, Mapping) else None
+    return named if isinstance(named, str) and named != "adapter_model.pt" else None
+
+
+def _or_any(path: str, otherwise: str) -> str:
+    return path if _definition(path) else otherwise
 
 
 def component_faults(value: Any, allow: Iterable[str] = (), key: str = "") -> list[Fault]:

@@ -37,6 +37,14 @@ class Over:
         return None if value > self.bound else f"more than {self.bound}"
 
 
+@dataclass(frozen=True)
+class Share:
+    """A part of a whole, but not all of it."""
+
+    def fault(self, value: float) -> str | None:
+        return None if 0 <= value < 1 else "at least 0 and less than 1"
+
+
 def inert(default: Any, why: str) -> Any:
     """A key that is taken for compatibility and changes nothing; ``why`` says why not."""
     return field(default=default, metadata={"inert": why})

@@ -47,7 +47,7 @@ def read_config(loaded: LoadedConfig, schema: type | None, allow: Sequence[str] 
     said = notes(loaded, schema) if schema else loaded.notes
     if os.environ.get("RANK", "0") == "0":
         for note in said:
-            log.info("%s", _redact.redact_text(note))
+            log.info("Note: %s", _redact.redact_text(note))
     return typed(schema, loaded.cfg, loaded.positions) if schema else loaded.cfg
 
 

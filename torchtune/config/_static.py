@@ -232,8 +232,9 @@ def _dataclass(module: str, node: ast.ClassDef, seen: frozenset) -> inspect.Sign
 
 
 def _partial(module: str, call: ast.Call, seen: frozenset) -> inspect.Signature | None:
+    unpacked = any(isinstance(a, ast.Starred) for a in call.args) or any(k.arg is None for k in call.keywords)
     chain = name_chain(call.args[0]) if call.args else None
-    if last_name(call.func) != "partial" or chain is None or any(k.arg is None for k in call.keywords):
+    if last_name(call.func) != "partial" or chain is None or unpacked:
         return None
     try:
         found = _find(module, chain, seen)
@@ -241,10 +242,11 @@ def _partial(module: str, call: ast.Call, seen: frozenset) -> inspect.Signature 
         return None
     if found is None or found.signature is None:
         return None
-    parameters = list(found.signature.parameters.values())[len(call.args) - 1 :]
-    given = {k.arg for k in call.keywords}
+    parameters = list(found.signature.parameters.values())
+    num_bound, given = len(call.args) - 1, {k.arg for k in call.keywords}
+    positional = sum(p.kind in (_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD) for p in parameters)
     out, keyword_only = [], False
-    for p in parameters:
+    for p in parameters[min(num_bound, positional) :]:  # `*args` is not used up
         keyword_only |= p.name in given and p.kind is _P.POSITIONAL_OR_KEYWORD
         kind = _P.KEYWORD_ONLY if keyword_only and p.kind is _P.POSITIONAL_OR_KEYWORD else p.kind
         if kind is _P.VAR_POSITIONAL and keyword_only:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from torchtune.config._adapters import adapter_faults
 from torchtune.config._keys import AtLeast, Component, Dotted, Over, inert, later
 
 Count = Annotated[int, AtLeast(1)]
@@ -36,6 +37,7 @@ class TrainConfig:
     checkpointer: Component
     resume_from_checkpoint: bool = False  # go on from the newest whole checkpoint in output_dir
     save_every_n_steps: Count | None = None  # optimizer steps between checkpoints; None: at the end of every epoch
+    save_adapter_weights_only: bool = False  # checkpoints are adapters alone, without the weights they are merged into
     keep_last_n_checkpoints: Count | None = None  # older ones are removed; None: keep all
 
     # Data
@@ -89,7 +91,6 @@ class TrainConfig:
     custom_sharded_layers: list[str] | None = inert(
         None, "each layer is a shard group, and the embedding, last norm and output are one more, which the loss reads"
     )
-    save_adapter_weights_only: bool = inert(False, "full fine-tuning trains no adapters")
     enable_async_checkpointing: bool = inert(False, "a checkpoint is complete before training goes on")
     fsdp: Mapping[str, Any] | None = inert(None, "use fsdp_cpu_offload and fsdp_reshard_after_forward")
     use_distributed_state_dict: bool = inert(False, "weights are always read straight into shards")
@@ -152,6 +153,7 @@ def contradictions(v: Values) -> Iterator[tuple[str, str]]:
         found = rule(v)
         if found is not None:
             yield found
+    yield from adapter_faults(v)
 
 
 def _in_backward(v: Values) -> tuple[str, str] | None:
