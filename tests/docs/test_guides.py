@@ -27,7 +27,8 @@ from hub_imitation import Repo, serve  # noqa: E402
 TOKEN = "hf_goodgoodgoodgoodgoodgood"
 GUIDES = [*sorted((REPO / "docs").glob("*.md")), REPO / "README.md", REPO / "SECURITY.md"]
 RUNNABLE = {page: [b for b in blocks(page) if b.language in ("bash", "python", "yaml")] for page in GUIDES}
-BASE = "llama3_2/1B_full_single_device"  # what a piece of YAML on a page is put into
+# What a piece of YAML on a page is put into; the second where it gives the model adapters.
+BASE, ADAPTER_BASE = "llama3_2/1B_full_single_device", "llama3_2/1B_lora_single_device"
 _META = {"meta-llama/Llama-2-7b"}  # on the Hub in Meta's own layout
 
 
@@ -55,6 +56,8 @@ class Reader:
         """Do what a block says."""
         if block.language == "yaml":
             return self._keep(block)
+        if block.language == "python" and block.needs:
+            return compile(block.text, f"{block.page.name}:{block.line}", "exec")
         if block.language == "python":
             return self._run(block, [sys.executable, "-c", self.here(block.text)])
         self.output = ""
@@ -76,7 +79,8 @@ class Reader:
         content = yaml.safe_load(block.text)
         name = block.file or "piece.yaml"
         if block.file is None:
-            content = {**yaml.safe_load((REPO / "recipes" / "configs" / f"{BASE}.yaml").read_text()), **content}
+            base = ADAPTER_BASE if "lora" in block.text else BASE
+            content = {**yaml.safe_load((REPO / "recipes" / "configs" / f"{base}.yaml").read_text()), **content}
         text = self.here(block.text if block.file else yaml.safe_dump(content))
         (self.work / name).write_text(text)
         recipe = content.get("recipe", "full_finetune_distributed")
@@ -117,13 +121,17 @@ def _overrides(reader: Reader, config: dict) -> dict[str, object]:
     paths = {k: reader.here(v) for k, v in leaves(config).items() if isinstance(v, str) and v.startswith("/tmp/")}
     model = leaves(config)["model._component_" if isinstance(config["model"], dict) else "model"]
     family = model.rpartition(".")[0] or f"torchtune.models.{model.rpartition('_')[0]}"
-    builder = f"{family}.{family.rpartition('.')[2]}"
-    _provide(reader, config, model.rpartition(".")[2])
-    settings = {**paths, "model": builder, "model.vocab_size": vocab_size(model.rpartition(".")[2])}
+    name, builder = family.rpartition(".")[2], model.rpartition(".")[2]
+    adapted = "lora_" in builder
+    _provide(reader, config, name)
+    settings = {**paths, "model": f"{family}.{'lora_' * adapted}{name}", "model.vocab_size": vocab_size(name)}
     settings |= {f"model.{key}": value for key, value in BUILDER.items()}
+    if adapted:
+        settings |= {"model.lora_rank": 4, "model.quantize_base": builder.startswith("qlora_")}
     rows = reader.tmp / "rows.jsonl"
     make_rows(rows, 24, seed=0)
     settings |= {"dataset.source": "json", "dataset.data_files": rows, "device": "cpu", "max_steps_per_epoch": 3}
+    settings["gradient_accumulation_steps"] = 1
     if "bitsandbytes" in str(config.get("optimizer")):
         settings["optimizer"] = "torch.optim.AdamW"
     return settings

@@ -23,14 +23,14 @@ def workload(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workload")
     script = ROOT / "benchmarks" / "workload.py"
     subprocess.run([sys.executable, "-W", "ignore", str(script), str(folder)], check=True, capture_output=True)
-    constants = runpy.run_path(str(script))
-    return folder, constants["MODEL_OVERRIDES"], constants["SIZES"]
+    return folder, runpy.run_path(str(script))["MODELS"]["narrow"]
 
 
-def losses_of(folder, overrides, out, *launch):
+def losses_of(folder, model, out, *launch):
     words = [
         f"output_dir={out}",
-        *overrides,
+        "model=torchtune.models.llama3_2.llama3_2",
+        *model.sizes(),
         f"tokenizer.path={folder}/model/original/tokenizer.model",
         "tokenizer.max_seq_len=256",
         "dataset.source=json",
@@ -54,13 +54,13 @@ def losses_of(folder, overrides, out, *launch):
 
 @pytest.mark.slow
 def test_one_process_and_two_learn_and_the_result_opens_in_transformers(workload, tmp_path):
-    folder, overrides, sizes = workload
+    folder, model = workload
     alone, both = tmp_path / "alone", tmp_path / "both"
     alone.mkdir(), both.mkdir()
     single = ("full_finetune_single_device", "--config", "llama3_2/1B_full_single_device", "batch_size=4")
-    one = losses_of(folder, overrides, alone, *single)
+    one = losses_of(folder, model, alone, *single)
     many = ("--nproc_per_node", "2", "full_finetune_distributed", "--config", "llama3_2/1B_full", "batch_size=2")
-    two = losses_of(folder, overrides, both, *many, "gradient_accumulation_steps=1")
+    two = losses_of(folder, model, both, *many, "gradient_accumulation_steps=1")
     assert len(one) == STEPS and one[-1] < one[0] - 2
     torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=0.02, atol=0.02)  # bf16 sums in another order
 
@@ -69,12 +69,12 @@ def test_one_process_and_two_learn_and_the_result_opens_in_transformers(workload
     )
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     ours = llama3_2(
-        vocab_size=sizes["vocab_size"],
-        num_layers=sizes["num_hidden_layers"],
-        num_heads=sizes["num_attention_heads"],
-        num_kv_heads=sizes["num_key_value_heads"],
-        embed_dim=sizes["hidden_size"],
-        intermediate_dim=sizes["intermediate_size"],
+        vocab_size=model.vocab_size,
+        num_layers=model.num_layers,
+        num_heads=model.num_heads,
+        num_kv_heads=model.num_kv_heads,
+        embed_dim=model.embed_dim,
+        intermediate_dim=model.intermediate_dim,
         max_seq_len=512,
     )
     state = FullModelHFCheckpointer(str(alone / "epoch_0")).load_checkpoint()["model"]
