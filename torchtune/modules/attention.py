@@ -91,9 +91,9 @@ class MultiHeadAttention(nn.Module):
             input_pos: each token's position, [B, S].
         """
         B, S, _ = x.shape
-        start = self.kv_cache.size if self._caching and self.is_causal else 0
-        if start and input_pos is None:
-            input_pos = torch.arange(start, start + S, device=x.device)
+        slots = self.kv_cache.next_slots(S) if self._caching and self.is_causal else None
+        if input_pos is None:
+            input_pos = slots
         q = self.q_proj(x).view(B, S, -1, self.head_dim)
         if self.q_norm is not None:
             q = self.q_norm(q)
@@ -102,7 +102,7 @@ class MultiHeadAttention(nn.Module):
         reuse_cached = y is None and self._caching and not self.is_causal
         k, v = self._keys_and_values(None if reuse_cached else x if y is None else y, input_pos)
         if mask is None and self.is_causal and (self.window is not None or self._caching):
-            mask = self._positional_mask(start, S, k.shape[2], x.device)
+            mask = self._positional_mask(torch.arange(S, device=x.device) if slots is None else slots, k.shape[2])
         out = attend(
             q.transpose(1, 2),
             k,
@@ -133,8 +133,8 @@ class MultiHeadAttention(nn.Module):
         k, v = k.transpose(1, 2), v.transpose(1, 2)
         return self.kv_cache.update(k, v) if self._caching else (k, v)
 
-    def _positional_mask(self, start: int, S: int, T: int, device: torch.device) -> Tensor:
-        """Causality, and the window, for queries at positions start .. start + S - 1 over keys 0 .. T - 1."""
-        query, key = torch.arange(start, start + S, device=device)[:, None], torch.arange(T, device=device)
+    def _positional_mask(self, positions: Tensor, T: int) -> Tensor:
+        """Causality, and the window, for queries at ``positions`` [S] over keys 0 .. T - 1: [S, T]."""
+        query, key = positions[:, None], torch.arange(T, device=positions.device)
         seen = key <= query
         return seen if self.window is None else seen & (query - key < self.window)

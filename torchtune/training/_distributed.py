@@ -129,13 +129,15 @@ def load_from_full_model_state_dict(
         strict: a key that does not fit is an error.
         cpu_offload: leave the pieces on the CPU.
         use_distributed_state_dict: only the first process's ``full_sd`` is read, and sent to the others.
-        release_sd: empty ``full_sd`` on the way, so that no second copy of the model is held.
+        release_sd: let ``full_sd`` keep its names only, so that no second copy of the model is held.
     """
     if use_distributed_state_dict:
         return _load_from_rank_zero(model, full_sd, strict, cpu_offload, release_sd)
     wanted, pieces = model.state_dict(), {}
     for name in list(full_sd):
-        full = full_sd.pop(name) if release_sd else full_sd[name]
+        full = full_sd[name]
+        if release_sd:
+            full_sd[name] = None
         pieces[name] = _piece(full, wanted[name], device, cpu_offload) if name in wanted else full
     return model.load_state_dict(pieces, strict=strict, assign=True)
 
@@ -148,7 +150,7 @@ def _load_from_rank_zero(
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=strict, cpu_offload=cpu_offload)
     fitted = set_model_state_dict(model, full_sd, options=options)
     if release_sd:
-        full_sd.clear()
+        full_sd.update(dict.fromkeys(full_sd))
     return fitted
 
 

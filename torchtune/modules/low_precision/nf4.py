@@ -156,10 +156,11 @@ def _check_blocks(in_dim: int, block_size: int) -> None:
 
 
 def _parts(blocks: Tensor) -> Iterator[slice]:
-    """Runs of blocks to be worked on together: on a CPU as many as stay in its cores' caches."""
+    """Runs of blocks to be worked on together: on a CPU as many as stay in its cores' caches; none without storage."""
     values = torch.get_num_threads() << 18 if blocks.device.type == "cpu" else 1 << 24
     step = max(1, values // blocks.shape[1])
-    return (slice(start, start + step) for start in range(0, len(blocks), step))
+    count = 0 if blocks.is_meta else len(blocks)
+    return (slice(start, start + step) for start in range(0, count, step))
 
 
 def _nearest(x: Tensor) -> Tensor:
