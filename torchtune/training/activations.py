@@ -1,7 +1,8 @@
 """Activations that are not kept for backward but computed again: of whole layers, or of all but costly operations."""
 
-import functools
 from collections.abc import Callable
+from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -45,13 +46,13 @@ def recompute_in_backward(module: nn.Module, **kwargs: Any) -> nn.Module:
     Args:
         kwargs: for :func:`torch.utils.checkpoint.checkpoint`.
     """
-    forward = module.forward
+    forward = module.forward.__func__
 
-    @functools.wraps(forward)  # a function, not a partial one: torch.compile passes over those without a word
-    def recomputed(*args: Any, **inputs: Any) -> Any:
-        return checkpoint(forward, *args, **{"use_reentrant": False, **kwargs}, **inputs)
+    # A method, so that a copy of the module calls its own; a partial function torch.compile would pass over.
+    def recomputed(self: nn.Module, *args: Any, **inputs: Any) -> Any:
+        return checkpoint(partial(forward, self), *args, **{"use_reentrant": False, **kwargs}, **inputs)
 
-    module.forward = recomputed
+    module.forward = MethodType(recomputed, module)
     return module
 
 
