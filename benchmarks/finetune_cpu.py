@@ -22,7 +22,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from workload import MODEL_OVERRIDES
+from workload import MODELS
 from workload import main as make_workload
 
 OURS = Path(sys.executable).with_name("tune")
@@ -32,7 +32,8 @@ def overrides(work: Path, out: Path, steps: int) -> list[str]:
     """What makes ``llama3_2/1B_full_single_device`` small and local; every version of torchtune takes these."""
     return [
         f"output_dir={out}",
-        *MODEL_OVERRIDES,
+        "model=torchtune.models.llama3_2.llama3_2",
+        *MODELS["narrow"].sizes(),
         f"tokenizer.path={work}/model/original/tokenizer.model",
         "tokenizer.max_seq_len=512",
         "dataset.source=json",

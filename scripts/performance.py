@@ -1,0 +1,74 @@
+"""Writes the generated tables of docs/performance.md from benchmarks/results.
+
+Run it from the repository root after a benchmark: ``python scripts/performance.py``
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "performance.md"
+THEIRS, OURS = "torchtune 0.6.1", "this tree"
+NAMES = {
+    "full": "full",
+    "lora": "LoRA",
+    "dropout": "LoRA, dropout 0.05",
+    "dora": "DoRA",
+    "qlora": "QLoRA",
+}
+
+
+def training(report: dict[str, Any]) -> str:
+    """Speed, length and memory of each method on both sides."""
+    head = "| | tokens per second, 0.6.1 | here | | command, seconds, 0.6.1 | here | peak memory, GiB, 0.6.1 | here | |"
+    rows = [head, "|---|---|---|---|---|---|---|---|---|"]
+    for method, sides in report["results"].items():
+        theirs, ours = sides[THEIRS], sides[OURS]
+        times = ours["tokens_per_second"] / theirs["tokens_per_second"]
+        memory = ours["peak_memory_gib"] / theirs["peak_memory_gib"]
+        cells = [NAMES[method], _rate(theirs), _rate(ours), f"{times:.1f} times"]
+        cells += [f"{side['command_seconds']:.0f}" for side in (theirs, ours)]
+        cells += [f"{side['peak_memory_gib']:.2f}" for side in (theirs, ours)]
+        rows.append(f"| {' | '.join([*cells, f'{memory:.2f} times'])} |")
+    return f"{_setting(report)}\n\n" + "\n".join(rows)
+
+
+def _rate(side: dict[str, float]) -> str:
+    low, high = side["tokens_per_second_min"], side["tokens_per_second_max"]
+    return f"{side['tokens_per_second']:,.0f} ({low:,.0f} to {high:,.0f})"
+
+
+def _setting(report: dict[str, Any]) -> str:
+    found = report["environment"]
+    rounds = len(next(iter(report["runs"].values()))[OURS])
+    return (
+        f"{found['processor']}, {found['threads']} threads, PyTorch {found['torch']}, {report['steps']} steps, "
+        f"{rounds} runs of each side in turn, {found['date']}:"
+    )
+
+
+def loading(report: dict[str, Any]) -> str:
+    """Memory of loading a model with its base in 4 bits."""
+    theirs, ours = (report["results"]["qlora"][side] for side in (THEIRS, OURS))
+    rows = ["| GiB | torchtune 0.6.1 | here |", "|---|---|---|"]
+    for key, what in (("peak_memory_of_loading_gib", "while loading"), ("peak_memory_gib", "over the whole command")):
+        rows.append(f"| most memory {what} | {theirs[key]:.2f} | {ours[key]:.2f} |")
+    plain, small = report["weights_gib"], report["quantised_weights_gib"]
+    sizes = f"All weights take {plain:.2f} GiB in bf16, and {small:.2f} GiB with those of the layers in 4 bits."
+    return f"{sizes} {_setting(report)}\n\n" + "\n".join(rows)
+
+
+def render(page: str) -> str:
+    """The page with its tables made anew; each stands between a pair of comments with its file's name."""
+    for name, write in (("adapters_cpu", training), ("qlora_load_cpu", loading)):
+        report = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+        begin, end = f"<!-- {name}.json -->", f"<!-- end of {name}.json -->"
+        text = f"{begin}\n\n{write(report)}\n\n{end}"
+        page = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _, text=text: text, page, flags=re.S)
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(PAGE.read_text()))
