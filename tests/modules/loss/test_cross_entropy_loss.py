@@ -267,3 +267,23 @@ def test_a_second_backward_gives_the_same():
     again = torch.autograd.grad(loss, (hidden, weight))
     for a, b in zip(first, again, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1.0, 40.0], ids=["usual", "beyond the range of exp"])
+@pytest.mark.parametrize("factor", [1.0, 0.25])
+def test_below_a_frozen_weight_the_gradient_is_the_same(size, factor):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(7, 16), torch.randn(1500, 16) * size
+    targets = torch.tensor([3, -100, 1499, 0, 700, -100, 3])
+    found = []
+    for frozen in (False, True):
+        x = hidden.clone().requires_grad_()
+        loss = linear_cross_entropy(x, weight.clone().requires_grad_(not frozen), targets)
+        (loss * factor).backward()
+        found.append((loss.detach(), x.grad))
+    x = hidden.clone().requires_grad_()
+    expected = F.cross_entropy(x @ weight.t(), targets, reduction="sum")
+    (expected * factor).backward()
+    for loss, grad in found:
+        torch.testing.assert_close(loss, expected.detach())
+        torch.testing.assert_close(grad, x.grad, rtol=1e-4, atol=1e-4 * size)

@@ -38,6 +38,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, ign
     hidden, targets = _counted(hidden, targets, ignore_index)
     if hidden.dtype == torch.float16:  # exponentials overflow float16 at 11
         hidden, weight = hidden.float(), weight.float()
+    if not weight.requires_grad:
+        return _FrozenLinearCrossEntropy.apply(hidden, weight, targets)
     return _LinearCrossEntropy.apply(hidden, weight, targets, _keeps(hidden, weight))
 
 
@@ -75,7 +77,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         label_logits = (hidden.float() * weight.index_select(0, targets).float()).sum(-1)
         shift = None
         z, blocks = _normaliser(hidden, weight, targets, label_logits, shift, keep)
-        if not ((z > 1e-30) & (z < 1e30)).all():  # beyond exp's range: measure from the largest logit instead
+        if not _in_range(z):
             shift = _largest_logit(hidden, weight)
             z, blocks = _normaliser(hidden, weight, targets, label_logits, shift, keep)
         losses = z.log() - _shifted(label_logits, shift)
@@ -104,6 +106,54 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if grad_hidden is not None:
             grad_hidden = (grad_hidden * scale).to(hidden.dtype)
         return grad_hidden, grad_weight, None, None
+
+
+class _FrozenLinearCrossEntropy(torch.autograd.Function):
+    """The same below a weight that takes no gradient: then the only one, that of ``hidden``, is ready with the loss.
+
+    Before the division by z it is a sum over blocks, so no exponential waits for backward or is computed twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        label_rows = weight.index_select(0, targets).float()
+        label_logits, shift = (hidden.float() * label_rows).sum(-1), None
+        grad = torch.empty_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
+        z = _normaliser_and_gradient(hidden, weight, targets, label_logits, shift, grad)
+        if not _in_range(z):
+            shift = _largest_logit(hidden, weight)
+            z = _normaliser_and_gradient(hidden, weight, targets, label_logits, shift, grad)
+        losses = z.log() - _shifted(label_logits, shift)
+        if grad is not None:
+            grad = grad.div_(z[:, None]).addcmul_(torch.expm1(-losses)[:, None], label_rows)
+            ctx.save_for_backward(grad.to(hidden.dtype))
+        return losses.sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return (ctx.saved_tensors[0] * grad).to(ctx.saved_tensors[0].dtype), None, None
+
+
+def _in_range(z: Tensor) -> bool:
+    """False beyond exp's range, where logits must be measured from the largest one instead."""
+    return bool(((z > 1e-30) & (z < 1e30)).all())
+
+
+def _normaliser_and_gradient(
+    hidden: Tensor, weight: Tensor, targets: Tensor, label_logits: Tensor, shift: Tensor | None, grad: Tensor | None
+) -> Tensor:
+    """As :func:`_normaliser`; ``grad`` becomes the other words' exponentials times their rows of ``weight``."""
+    z = _shifted(label_logits, shift).exp()
+    nothing = hidden.new_zeros(hidden.shape[0])
+    if grad is not None:
+        grad.zero_()
+    for start, end in _block_bounds(hidden, weight):
+        block = _exponentials(hidden, weight[start:end], shift)
+        _set_label_terms(block, targets - start, nothing)
+        z += _row_sums(block)
+        if grad is not None:
+            grad += block @ weight[start:end]
+    return z
 
 
 def _block_bounds(hidden: Tensor, weight: Tensor, keep: bool = False) -> Iterator[tuple[int, int]]:
