@@ -230,7 +230,7 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, dict[str, list[Ru
 
 
 def main() -> None:
-    args = arguments()
+    args, load_before = arguments(), os.getloadavg()[0]
     work = Path(tempfile.mkdtemp(prefix="adapters_"))
     try:
         # In a process of its own: memory that this one has held counts as held by those that it starts.
@@ -247,6 +247,7 @@ def main() -> None:
             "processor": cpu_name(),
             "cores": len(os.sched_getaffinity(0)),
             "threads": args.threads,
+            "load_average_before": load_before,
             **versions(args.peer),
         },
         "model": asdict(MODELS[args.model]),

@@ -50,9 +50,11 @@ def transformers(folder: Path, dtype: torch.dtype, new: int) -> Answer:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     model.generation_config.eos_token_id = None
     how = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
-    return lambda prompts: model.generate(prompts, attention_mask=torch.ones_like(prompts), **how)[
-        :, PROMPT_TOKENS:
-    ].tolist()
+
+    def answer(prompts: torch.Tensor) -> list[list[int]]:
+        return model.generate(prompts, attention_mask=torch.ones_like(prompts), **how)[:, PROMPT_TOKENS:].tolist()
+
+    return answer
 
 
 def torchtune_0_6_1(folder: Path, dtype: torch.dtype, new: int) -> Answer:
@@ -157,6 +159,7 @@ def main() -> None:
     from workload import MODELS, write_model
 
     args = arguments()
+    load = os.getloadavg()[0]
     pythons = {OURS: Path(sys.executable), THEIRS: Path(sys.executable)} | ({PEER: args.peer} if args.peer else {})
     with tempfile.TemporaryDirectory(prefix="generate_cpu_") as folder:
         write_model(Path(folder), MODELS[args.model])
@@ -166,6 +169,7 @@ def main() -> None:
         "environment": {
             "processor": cpu_name(),
             "threads": args.threads,
+            "load_average_before": load,
             "date": datetime.date.today().isoformat(),
             "python": platform.python_version(),
             "torch": version("torch"),

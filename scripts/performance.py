@@ -32,7 +32,7 @@ def training(report: dict[str, Any]) -> str:
         cells += [f"{side['command_seconds']:.0f}" for side in (theirs, ours)]
         cells += [f"{side['peak_memory_gib']:.2f}" for side in (theirs, ours)]
         rows.append(f"| {' | '.join([*cells, f'{memory:.2f} times'])} |")
-    return f"{_setting(report)}\n\n" + "\n".join(rows)
+    return "\n".join([_setting(report), "", *rows])
 
 
 def _rate(side: dict[str, float]) -> str:
@@ -44,8 +44,9 @@ def _setting(report: dict[str, Any]) -> str:
     found = report["environment"]
     rounds = len(next(iter(report["runs"].values()))[OURS])
     return (
-        f"{found['processor']}, {found['threads']} threads, PyTorch {found['torch']}, {report['steps']} steps, "
-        f"{rounds} runs of each side in turn, {found['date']}:"
+        f"{found['processor']}, PyTorch {found['torch']}, threads: {found['threads']}, steps: {report['steps']}, "
+        f"runs of each side in turn: {rounds}, load average before: {found['load_average_before']:.1f}, "
+        f"{found['date']}."
     )
 
 
@@ -57,7 +58,7 @@ def loading(report: dict[str, Any]) -> str:
         rows.append(f"| most memory {what} | {theirs[key]:.2f} | {ours[key]:.2f} |")
     plain, small = report["weights_gib"], report["quantised_weights_gib"]
     sizes = f"All weights take {plain:.2f} GiB in bf16, and {small:.2f} GiB with those of the layers in 4 bits."
-    return f"{sizes} {_setting(report)}\n\n" + "\n".join(rows)
+    return "\n".join([sizes, _setting(report), "", *rows])
 
 
 def render(page: str) -> str:
