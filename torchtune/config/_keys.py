@@ -45,6 +45,14 @@ class Share:
         return None if 0 <= value < 1 else "at least 0 and less than 1"
 
 
+@dataclass(frozen=True)
+class Portion:
+    """A part of a whole, or all of it, but not nothing."""
+
+    def fault(self, value: float) -> str | None:
+        return None if 0 < value <= 1 else "more than 0 and at most 1"
+
+
 def inert(default: Any, why: str) -> Any:
     """A key that is taken for compatibility and changes nothing; ``why`` says why not."""
     return field(default=default, metadata={"inert": why})

@@ -19,7 +19,7 @@ _KEY = re.compile(
 )
 _VALUES = re.compile(
     r"hf_[A-Za-z0-9]{20,}"  # https://huggingface.co/docs/hub/security-tokens
-    r"|sk-[A-Za-z0-9_-]{16,}"
+    r"|(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{16,}"  # and not the end of a word: task-specific-...
     r"|(?:AKIA|ASIA)[A-Z0-9]{16}"  # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html
     r"|gh[pousr]_[A-Za-z0-9]{30,}"
     r"|(?<![0-9a-fA-F])[0-9a-f]{40}(?![0-9a-fA-F])"  # a W&B key; a git commit looks the same and is hidden too

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from torchtune.config._keys import check_value, component_keys, default_of, yaml_of
 from torchtune.config._problem import Positions, near, problem, raise_all
-from torchtune.config.schema import ELSEWHERE, contradictions
+from torchtune.config.schema import ELSEWHERE
 from torchtune.errors import ConfigError
 
 Fault = tuple[str, str]  # (dotted key, message)
@@ -80,7 +80,8 @@ def check_keys(schema: type, raw: Mapping[str, Any], free: set[str]) -> tuple[di
             faults.append((name, f"the config lacks {name!r}, which has no default"))
     failed = {key.partition(".")[0] for key, _ in faults}
     complete = {n: values[n] if n in values and n not in failed else default_of(f) for n, f in fields.items()}
-    faults += [(k, m) for k, m in contradictions(complete) if k.partition(".")[0] not in failed]
+    contradictions = getattr(schema, "contradictions", lambda v: ())(complete)
+    faults += [(k, m) for k, m in contradictions if k.partition(".")[0] not in failed]
     return values, faults, notes
 
 

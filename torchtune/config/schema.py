@@ -1,11 +1,16 @@
 """Every key of the training recipes: its name, type, default and unit, and which combinations cannot work."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from torchtune.config._adapters import adapter_faults
+from torchtune.config._inference_schema import EvalConfig as EvalConfig
+from torchtune.config._inference_schema import GenerateConfig as GenerateConfig
+from torchtune.config._inference_schema import InferenceConfig as InferenceConfig
+from torchtune.config._inference_schema import QuantizeConfig as QuantizeConfig
 from torchtune.config._keys import AtLeast, Component, Dotted, Over, inert, later
+from torchtune.config._rules import CUDA_LIKE, Rule, Values, broken, device_name
 
 Count = Annotated[int, AtLeast(1)]
 Seconds = Annotated[float, Over(0)]
@@ -114,6 +119,12 @@ class TrainConfig:
         None, None, feature="the `dataloader` mapping", instead="the keys num_workers, pin_memory and shuffle"
     )
 
+    @staticmethod
+    def contradictions(v: Values) -> Iterator[tuple[str, str]]:
+        """Pairs of (key, message) for settings that cannot work together."""
+        yield from broken(_RULES, v)
+        yield from adapter_faults(v)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(TrainConfig):
@@ -143,18 +154,6 @@ ELSEWHERE: dict[str, str] = {
                      "enable_expandable_segments"), "read by grpo"),
 }  # fmt: skip
 
-Values = Mapping[str, Any]
-_CUDA_LIKE = ("cuda", "xpu", "npu", "hpu")
-
-
-def contradictions(v: Values) -> Iterator[tuple[str, str]]:
-    """Pairs of (key, message) for settings that cannot work together. ``v`` has every key, defaults included."""
-    for rule in _RULES:
-        found = rule(v)
-        if found is not None:
-            yield found
-    yield from adapter_faults(v)
-
 
 def _in_backward(v: Values) -> tuple[str, str] | None:
     if v["optimizer_in_bwd"] and v["gradient_accumulation_steps"] > 1:
@@ -182,7 +181,7 @@ def _offloading(v: Values) -> tuple[str, str] | None:
             "enable_activation_offloading wants enable_activation_checkpointing: True as well: without it nearly every "
             "intermediate result would travel to host memory"
         )
-    if v["device"] is not None and not v["device"].startswith(_CUDA_LIKE):
+    if v["device"] is not None and not v["device"].startswith(CUDA_LIKE):
         return "enable_activation_offloading", (
             f"enable_activation_offloading moves activations off a GPU, and device is {v['device']}; set it to False"
         )
@@ -230,14 +229,7 @@ def _kept(v: Values) -> tuple[str, str] | None:
     return None
 
 
-def _device_name(v: Values) -> tuple[str, str] | None:
-    kinds = ("cpu", "mps", *_CUDA_LIKE)
-    if v["device"] is not None and v["device"].partition(":")[0] not in kinds:
-        return "device", f"device {v['device']!r} is not one of {', '.join(kinds)} (or one with a number, as cuda:1)"
-    return None
-
-
-_RULES: tuple[Callable[[Values], tuple[str, str] | None], ...] = (
+_RULES: tuple[Rule, ...] = (
     _in_backward, _in_backward_clip, _offloading, _half_on_cpu, _selective, _validation, _compile_parts, _kept,
-    _device_name,
+    device_name,
 )  # fmt: skip

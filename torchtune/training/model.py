@@ -48,7 +48,7 @@ def load_model(
     shard(model, world, **sharding)
     cpu_offload = sharding.get("cpu_offload", False) and world.size > 1
     model.to_empty(device="cpu" if cpu_offload else world.device)
-    _place_buffers(model, world.device)
+    place_buffers(model, world.device)
     fill(model, weights(shapes))
     return model
 
@@ -82,14 +82,14 @@ def _with_mean_rows(tensor: Tensor, rows: int) -> Tensor:
     return torch.cat([tensor, mean.expand(rows - tensor.shape[0], *mean.shape)])
 
 
-def _place_buffers(model: nn.Module, device: torch.device) -> None:
+def place_buffers(model: nn.Module, device: torch.device) -> None:
     """Buffers are never split or offloaded, so they belong where the computation is.
 
     Angles of positions are computed anew, since a meta-device model has none yet.
     """
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.to(device))
+            setattr(module, name, torch.empty_like(buffer, device=device) if buffer.is_meta else buffer.to(device))
         if isinstance(module, RotaryPositionalEmbeddings):
             with device:
                 module.rope_init()

@@ -132,12 +132,27 @@ class FullModelCheckpointer(ABC):
             CheckpointError: before the first tensor, when the files do not fill the model exactly; the message lists
                 what is missing, unexpected or of another shape.
         """
-        source, names = self._source(), self._names(native)
-        shapes = {k: tuple(v.shape) for k, v in native.items()}
-        found = {k: i.shape for k, i in source.infos.items()}
+        source, reads = self._plan({name: tuple(tensor.shape) for name, tensor in native.items()})
+        return ((r.native, _read(source, r)) for r in reads)
+
+    def saved_as(self, native: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """The shape and the dtype in its file of each of the model's tensors, in the order of :meth:`weights`.
+
+        Raises:
+            CheckpointError: the files do not fill the model exactly.
+        """
+        shapes = {name: tuple(tensor.shape) for name, tensor in native.items()}
+        source, reads = self._plan(shapes)
+        return {r.native: (shapes[r.native], source.infos[r.foreign].dtype) for r in reads}
+
+    def _plan(self, shapes: Mapping[str, tuple[int, ...]] | None) -> tuple[Tensors, list[Read]]:
+        """The files, and what is read from them for a model of these shapes; None for all that they hold."""
+        source = self._source()
+        names = self._names(source.infos if shapes is None else shapes)
+        found = {name: info.shape for name, info in source.infos.items()}
         plan = names.plan_read(found, shapes, head_dim=self._head_dim, tied=self._tied)
         check_plan(plan, source, names, str(self.checkpoint_dir), self._about())
-        return ((r.native, _read(source, r)) for r in plan.reads)
+        return source, plan.reads
 
     def adapter(self, source: str | Path | None = None, *, head_dim: int) -> LoadedAdapter:
         """The adapters in a file or folder, of PEFT's format or with the model's own names.
@@ -186,11 +201,8 @@ class FullModelCheckpointer(ABC):
         return output / name
 
     def _whole(self) -> dict[str, Tensor]:
-        source = self._source()
-        names = self._names(source.infos)
-        plan = names.plan_read({k: i.shape for k, i in source.infos.items()}, head_dim=self._head_dim, tied=self._tied)
-        check_plan(plan, source, names, str(self.checkpoint_dir), self._about())
-        return {r.native: _read(source, r) for r in plan.reads}
+        source, reads = self._plan(None)
+        return {r.native: _read(source, r) for r in reads}
 
     # Writing.
 

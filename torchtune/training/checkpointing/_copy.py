@@ -15,7 +15,8 @@ _WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".gguf")
 # An adapter_config.json without its adapter makes transformers look for one; checklist.chk has the old weights' sums.
 _NOT_COPIED = re.compile(
     rf"\.index\.json$|^{re.escape(MANIFEST)}$|^adapter(_config\.json)?$|^checklist\.chk$|^\.|^torchtune_config\.yaml$|"
-    rf"^run_state\.json$|^(epoch|step)_\d+$|^{RECIPE_STATE}$|^logs$|^metrics\.jsonl$|^profiling_outputs$"
+    rf"^run_state\.json$|^(epoch|step)_\d+$|^{RECIPE_STATE}$|^logs$|^metrics\.jsonl$|^profiling_outputs$|"
+    r"^results_\d.*\.json$|^samples_.*\.jsonl$|^generations\.jsonl$|^verify\.json$"
 )
 
 logger = logging.getLogger(__name__)

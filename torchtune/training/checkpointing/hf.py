@@ -1,7 +1,8 @@
 """Hugging Face's layout: safetensors (or ``.bin``) shards with an index, ``config.json``, tokenizer files."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torchtune.training.checkpointing._files import CheckpointFiles, find_hf_fil
 from torchtune.training.checkpointing._io import FileRecord, read_json, write_json
 from torchtune.training.checkpointing._names import ModelType
 from torchtune.training.checkpointing._safetensors import Info, split_into_shards, write_safetensors
+from torchtune.training.checkpointing._source import Tensors
 from torchtune.training.checkpointing._torch_file import write_torch_file
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -102,14 +104,34 @@ class FullModelHFCheckpointer(FullModelCheckpointer):
     def _names(self, native: Iterable[str]) -> WeightMap:
         return self.family.hf
 
+    def _open(self, paths: list[Path]) -> Tensors:
+        if method := quantisation_of(self.config):
+            raise CheckpointError(
+                f"the weights in {self.checkpoint_dir} are quantised ({method}), and this needs them as they were "
+                "trained. Point checkpoint_dir to the folder that they were made from."
+            )
+        return super()._open(paths)
+
     def _about(self) -> str:
         return describe(self.config)
 
     def _write_weights(
         self, folder: Path, infos: dict[str, Info], tensors: Iterator[tuple[str, Tensor]], max_shard_size: int | str
     ) -> dict[str, FileRecord]:
+        records = self._write_shards(folder, infos, tensors, max_shard_size)
+        return records | copy_rest(self._rest_dir, folder, {"config.json": self._config_changes(infos)})
+
+    def _write_shards(
+        self,
+        folder: Path,
+        infos: dict[str, Info],
+        tensors: Iterator[tuple[str, Tensor]],
+        max_shard_size: int | str,
+        metadata: dict[str, str] | None = None,
+    ) -> dict[str, FileRecord]:
+        """The files of weights and their index; ``metadata`` goes into the header of every safetensors file."""
         stem, suffix = ("model", "safetensors") if self.safe_serialization else ("pytorch_model", "bin")
-        write = write_safetensors if self.safe_serialization else write_torch_file
+        write = partial(write_safetensors, metadata=metadata) if self.safe_serialization else write_torch_file
         shards = split_into_shards(infos, parse_size(max_shard_size))
         records, weight_map = {}, {}
         for number, shard in enumerate(shards, 1):
@@ -119,8 +141,7 @@ class FullModelHFCheckpointer(FullModelCheckpointer):
         assert next(tensors, None) is None, "more tensors came than were announced"
         index = {"metadata": {"total_size": sum(i.bytes for i in infos.values())}, "weight_map": weight_map}
         index_name = f"{stem}.{suffix}.index.json"
-        records[index_name] = write_json(folder / index_name, index)
-        return records | copy_rest(self._rest_dir, folder, {"config.json": self._config_changes(infos)})
+        return records | {index_name: write_json(folder / index_name, index)}
 
     def _config_changes(self, infos: dict[str, Info]) -> dict[str, Any]:
         """What the weights contradict in ``config.json``."""
@@ -138,6 +159,15 @@ def _commonest_dtype(infos: dict[str, Info]) -> torch.dtype:
     for info in infos.values():
         sizes[info.dtype] += info.bytes // info.dtype.itemsize
     return sizes.most_common(1)[0][0]
+
+
+def quantisation_of(config: Mapping[str, Any]) -> str | None:
+    """What a ``config.json`` says that the weights beside it are quantised with, as ``torchao``; None if they are not.
+
+    https://huggingface.co/docs/transformers/main_classes/quantization
+    """
+    found = config.get("quantization_config")
+    return str(found.get("quant_method")) if isinstance(found, Mapping) else None
 
 
 def parse_size(size: int | str) -> int:
