@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on 127.0.0.1 that answers what a download asks for, and goes wrong where a test wants it to.
+"""A Hugging Face Hub on 127.0.0.1 for downloads and uploads, which goes wrong where a test wants it to.
 
 Routes and headers: https://huggingface.co/docs/hub/api and what huggingface_hub 2.4 sends.
 """
@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from hub_uploads import Account, Commit, Uploads
+
 _FAULTS = {
     "RepoNotFound": (401, "Invalid username or password."),
     "GatedRepo": (403, "Access to this model is restricted and you are not in the authorized list."),
@@ -31,6 +32,7 @@ class Repo:
         declared_bytes: sizes that are announced in place of the true ones.
         status: answer everything with this status, such as 500.
         drop_after: close the connection once after this many bytes of a file.
+        branches: their files; those of ``main`` are ``files``.
     """
 
     files: dict[str, bytes]
@@ -40,6 +42,11 @@ class Repo:
     declared_bytes: dict[str, int] = field(default_factory=dict)
     status: int = 200
     drop_after: int | None = None
+    branches: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    commits: list[Commit] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.branches.setdefault("main", self.files)
 
 
 class Hub(ThreadingHTTPServer):
@@ -51,7 +58,14 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repos: dict[str, Repo] = {}
         self.tokens = {"hf_goodgoodgoodgoodgoodgood"}
+        self.accounts = {token: Account("me") for token in self.tokens}
+        self.objects: dict[str, bytes] = {}  # large files, by their sha256
+        self.refuses_large_files = False
         self.requests: list[tuple[str, str, str | None]] = []
+
+    def add(self, name: str, **facts) -> None:
+        """A new repository, with the file that the true Hub puts into each."""
+        self.repos[name] = Repo({".gitattributes": b"*.safetensors filter=lfs\n"}, **facts)
 
     @property
     def endpoint(self) -> str:
@@ -73,7 +87,7 @@ def serve() -> Iterator[Hub]:
         thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Uploads, BaseHTTPRequestHandler):
     server: Hub
     protocol_version = "HTTP/1.1"
 
@@ -92,33 +106,49 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if self.token is not None and self.token not in self.server.tokens:
             return self._send(401, b"{}", {"X-Error-Message": "Invalid credentials in Authorization header"})
-        for pattern, answer in (
+        general = ((r"/api/whoami-v2", self._whoami), *self.write_routes())
+        of_repo = (
             (r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", self._info),
             (r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", self._tree),
             (r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self._file),
-        ):
+        )
+        for pattern, answer in general:
+            if re.fullmatch(pattern, path):
+                return answer()
+        for pattern, answer in self.repo_write_routes() if self.command == "POST" else of_repo:
             if found := re.fullmatch(pattern, path):
                 return self._of_repo(answer, *found.groups())
         self._send(404, b"{}")
 
-    def _of_repo(self, answer, name: str, revision: str | None, *rest: str) -> None:
+    def _of_repo(self, answer, name: str, *rest: str | None) -> None:
         repo = self.server.repos.get(name)
         if repo is None or (repo.private and self.token not in repo.readers):
             return self._fault("RepoNotFound")
         if repo.status != 200:
             return self._send(repo.status, b"{}", {"X-Error-Message": "Something went wrong"})
-        if revision not in (None, "main", COMMIT):
+        if self.command == "POST":
+            return answer(name, repo, *rest)
+        names = {None: "main"} | {name: branch for branch in repo.branches for name in (branch, commit_of(branch))}
+        if rest[0] not in names:
             return self._fault("RevisionNotFound")
-        answer(name, repo, *rest)
+        branch = names[rest[0]]
+        self.files, self.commit = repo.branches[branch], commit_of(branch)
+        answer(name, repo, *rest[1:])
+
+    def _whoami(self) -> None:
+        if self.account is None:
+            return self._send(401, b"{}", {"X-Error-Message": "Invalid credentials in Authorization header"})
+        self._send_json({"name": self.account.name, "type": "user"})
 
     def _info(self, name: str, repo: Repo) -> None:
-        siblings = [{"rfilename": file} for file in repo.files]
-        self._send_json({"_id": "1", "id": name, "modelId": name, "sha": COMMIT, "tags": [], "siblings": siblings})
+        siblings = [{"rfilename": file} for file in self.files]
+        facts = {"_id": "1", "id": name, "modelId": name, "sha": self.commit, "private": repo.private, "tags": []}
+        self._send_json({**facts, "siblings": siblings})
 
     def _tree(self, name: str, repo: Repo) -> None:
-        folders = {file.rpartition("/")[0] for file in repo.files if "/" in file}
-        entries = [{"type": "directory", "path": folder, "oid": COMMIT, "size": 0} for folder in folders]
-        for file, content in repo.files.items():
+        folders = {file.rpartition("/")[0] for file in self.files if "/" in file}
+        entries = [{"type": "directory", "path": folder, "oid": self.commit, "size": 0} for folder in folders]
+        for file, content in self.files.items():
             size = repo.declared_bytes.get(file, len(content))
             entries.append({"type": "file", "path": file, "oid": _sha1(content), "size": size})
         self._send_json(entries)
@@ -126,10 +156,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, name: str, repo: Repo, file: str) -> None:
         if repo.gated and self.token not in repo.readers:
             return self._fault("GatedRepo")
-        if file not in repo.files:
+        if file not in self.files:
             return self._fault("EntryNotFound")
-        content = repo.files[file]
-        headers = {"ETag": f'"{_sha1(content)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        content = self.files[file]
+        headers = {"ETag": f'"{_sha1(content)}"', "X-Repo-Commit": self.commit, "Accept-Ranges": "bytes"}
         if file in repo.declared_bytes:
             headers["X-Linked-Size"] = str(repo.declared_bytes[file])
         start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
@@ -161,6 +191,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[:cut])
         if cut is not None:
             self.close_connection = True
+
+
+def commit_of(branch: str) -> str:
+    """The last commit on a branch."""
+    return _sha1(branch.encode())
 
 
 def _sha1(content: bytes) -> str:

@@ -20,6 +20,7 @@ LIGHT = {
     "cp": ["llama3_2/1B_full", "copy.yaml"],
     "cat": ["llama3_2/1B_full"],
     "validate": ["llama3_2/1B_full"],
+    "chat": ["--help"],
 }
 MEASURE = """
 import resource, sys
@@ -95,7 +96,8 @@ def test_ls_is_a_table_of_two_columns_with_each_recipe_once(capsys):
     recipes = [
         f"{method}_finetune_{layout}" for method in ("full", "lora") for layout in ("single_device", "distributed")
     ]
-    assert [recipe for recipe, _ in rows if recipe] == recipes
+    found = [recipe for recipe, _ in rows if recipe]
+    assert found[:4] == recipes and sorted(found[4:]) == ["eleuther_eval", "generate", "quantize"]
     assert [config for _, config in rows] == [config.name for config in configs()]
 
 

@@ -19,6 +19,9 @@ _COMMANDS = {
     "cat": "print a config",
     "run": "run a recipe on one device or, with torchrun's options, on many",
     "validate": "check a config without running it",
+    "chat": "talk to a model in the terminal",
+    "export": "write a checkpoint in the format of another program",
+    "upload": "publish a model on the Hugging Face Hub, with a card of how it was made",
     "demo": "train a tiny model on this machine, without network or GPU",
 }
 

@@ -1,10 +1,10 @@
-"""What the Hugging Face Hub holds of a model, how it gets here, and what each refusal of the Hub means."""
+"""What the Hugging Face Hub holds of a model, how it gets here, and what the Hub's refusals mean."""
 
 import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,24 +26,46 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to fetch and where to put it.
+class Repository:
+    """A repository and what opens it.
 
     Args:
         token: None takes ``HF_TOKEN``, otherwise the login that the Hub's package has stored.
+
+    Raises:
+        ConfigError: no HTTP header could carry the token, and the failure there would show it.
     """
 
     repo_id: str
-    output_dir: Path
     revision: str | None = None
     token: str | None = None
-    ignore_patterns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         token = (self.token or os.environ.get("HF_TOKEN") or "").strip()
-        # An HTTP header could not carry such a token, and the failure there would show it.
         if not token.isascii() or not token.isprintable() or " " in token:
             raise ConfigError(f"the Hugging Face token has characters that none has; copy it anew from {TOKENS_PAGE}")
+
+    @property
+    def key(self) -> str | None:
+        """The token of whoever asks."""
+        if self.token:
+            return self.token.strip()
+        from huggingface_hub import get_token
+
+        return get_token()
+
+    def first_line(self, text: object) -> str:
+        """The first line of a message, without the token."""
+        first = (str(text).strip() or type(text).__name__).splitlines()[0].rstrip(".")
+        return redact_text(first.replace(self.key, "<redacted>") if self.key else first)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Repository):
+    """What to fetch and where to put it."""
+
+    output_dir: Path
+    ignore_patterns: tuple[str, ...] = ()
 
 
 def plan(request: Request) -> list[RemoteFile]:
@@ -65,11 +87,10 @@ def free_bytes(folder: Path) -> int:
 
 
 def _snapshot(request: Request, **options: Any) -> Any:
-    # Read when the package is imported; an answer to `tune` is no occasion to report on the user.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    quieten()
     from huggingface_hub import snapshot_download
 
-    with _explained(request):
+    with explained(request, _meaning):
         return snapshot_download(
             request.repo_id,
             revision=request.revision,
@@ -80,17 +101,27 @@ def _snapshot(request: Request, **options: Any) -> Any:
         )
 
 
+def quieten() -> None:
+    """Before the Hub's package is imported: an answer to `tune` is no occasion to report on the user."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
 @contextmanager
-def _explained(request: Request) -> Iterator[None]:
+def explained(
+    repo: Repository, meaning: Callable[[BaseException, Any], TuneError], *others: type[Exception]
+) -> Iterator[None]:
+    """Turn what the Hub's package raises inside, and ``others``, into an error that says what to do."""
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
     from huggingface_hub.errors import HTTPError as AnyHTTPError
 
     try:
         yield
+    except TuneError:  # also one of ``others``, some of which it is derived from
+        raise
     except HFValidationError as error:
-        raise ConfigError(f"{request.repo_id!r} is not a repository's name: {_public(error, request)}") from None
-    except (AnyHTTPError, OfflineModeIsEnabled, OSError) as error:
-        raise _meaning(_cause(error), request) from None
+        raise ConfigError(f"{repo.repo_id!r} is not a repository's name: {repo.first_line(error)}") from None
+    except (AnyHTTPError, OfflineModeIsEnabled, OSError, *others) as error:
+        raise meaning(_cause(error), repo) from None
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -105,7 +136,7 @@ def _cause(error: BaseException) -> BaseException:
 def _meaning(error: BaseException, request: Request) -> TuneError:
     from huggingface_hub import errors
 
-    repo, page = request.repo_id, f"{_endpoint()}/{request.repo_id}"
+    repo, page = request.repo_id, f"{endpoint()}/{request.repo_id}"
     if isinstance(error, errors.OfflineModeIsEnabled):
         return ConfigError("HF_HUB_OFFLINE is set, so the Hub is not asked; unset it to download")
     if isinstance(error, errors.GatedRepoError):
@@ -115,7 +146,7 @@ def _meaning(error: BaseException, request: Request) -> TuneError:
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return ConfigError(
-            f"there is no model {repo!r} at {_endpoint()} that {_sight(request)}. "
+            f"there is no model {repo!r} at {endpoint()} that {_sight(request)}. "
             f"Check its name at {page}; a private one needs a token of an account that may read it"
         )
     if isinstance(error, errors.RevisionNotFoundError):
@@ -123,7 +154,7 @@ def _meaning(error: BaseException, request: Request) -> TuneError:
             f"{repo} has no revision {request.revision!r}; see {page}/tree/main for its branches and tags"
         )
     if isinstance(error, errors.HfHubHTTPError):
-        return _refusal(error, request)
+        return refusal(error, request, "read")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return CheckpointError(
             f"the disk of {request.output_dir} is full. Free some space or choose another --output-dir, and run the "
@@ -131,19 +162,24 @@ def _meaning(error: BaseException, request: Request) -> TuneError:
         )
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return CheckpointError(f"cannot write {error.filename}: {error.strerror}")
+    return unreachable(error, request, "complete files are kept")
+
+
+def unreachable(error: BaseException, repo: Repository, kept: str) -> TuneError:
+    """The connection failed; ``kept`` says what need not be sent again."""
     return CheckpointError(
-        f"{_endpoint()} could not be reached or broke off: {_public(error, request)}. Check the network "
-        "(and HF_ENDPOINT and the proxy variables, if set), then run the same command again: complete files are kept"
+        f"{endpoint()} could not be reached or broke off: {repo.first_line(error)}. Check the network "
+        f"(and HF_ENDPOINT and the proxy variables, if set), then run the same command again: {kept}"
     )
 
 
-def _refusal(error: Any, request: Request) -> TuneError:
-    status, said = error.response.status_code, error.server_message or "no reason given"
-    said = _public(said, request)
+def refusal(error: Any, repo: Repository, right: str) -> TuneError:
+    """What an answer of the Hub other than success means; ``right`` is what the token had to allow."""
+    status, said = error.response.status_code, repo.first_line(error.server_message or "no reason given")
     if status == 401:
         return ConfigError(f"the Hub does not accept the token: {said}. Check it, or make a new one: {TOKENS_PAGE}")
     if status == 403:
-        return ConfigError(f"the Hub does not let this token read {request.repo_id}: {said}. Its rights: {TOKENS_PAGE}")
+        return ConfigError(f"the Hub does not let this token {right} {repo.repo_id}: {said}. Its rights: {TOKENS_PAGE}")
     if status == 429:
         return CheckpointError(
             "the Hub asks for fewer requests (429); wait some minutes, then run the same command again"
@@ -155,31 +191,19 @@ def _refusal(error: Any, request: Request) -> TuneError:
     return CheckpointError(f"the Hub answered {status}: {said}")
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
+    """The address of the Hub."""
     from huggingface_hub.constants import ENDPOINT
 
     return ENDPOINT
 
 
-def _token(request: Request) -> str | None:
-    from huggingface_hub import get_token
-
-    return request.token or get_token()
-
-
 def _who(request: Request) -> str:
-    return "The account of the token given has no access yet." if _token(request) else "No token was given."
+    return "The account of the token given has no access yet." if request.key else "No token was given."
 
 
 def _sight(request: Request) -> str:
-    return "the token given may see" if _token(request) else "anybody may see"
-
-
-def _public(text: object, request: Request) -> str:
-    """The first line of a message, without the token."""
-    first = (str(text).strip() or type(text).__name__).splitlines()[0].rstrip(".")
-    token = _token(request)
-    return redact_text(first.replace(token, "<redacted>") if token else first)
+    return "the token given may see" if request.key else "anybody may see"
 
 
 def _silent() -> type:

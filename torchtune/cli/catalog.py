@@ -66,10 +66,13 @@ RECIPES = (
     ),
     Recipe("lora_finetune_single_device", "finetune.py", "FinetuneConfig", False, "train adapters, on one device"),
     Recipe("lora_finetune_distributed", "finetune.py", "FinetuneConfig", True, "train adapters, on several devices"),
+    Recipe("generate", "generate.py", "GenerateConfig", False, "answer a prompt, or a file of them"),
+    Recipe("eleuther_eval", "eleuther_eval.py", "EvalConfig", False, "score a model on tasks of lm_eval"),
+    Recipe("quantize", "quantize.py", "QuantizeConfig", False, "make a model's weights smaller"),
 )
 
 # torchtune's other methods, by the word that its recipes and configs have in their names.
-LATER = ("qat", "dpo", "ppo", "grpo", "kd", "distillation", "quantize", "generate", "generation", "evaluation", "eval")
+LATER = ("qat", "dpo", "ppo", "grpo", "kd", "distillation")
 # Its other model families, by the folder of their configs.
 LATER_FAMILIES = (
     "mistral",
@@ -143,6 +146,14 @@ _CONFIGS_BY_RECIPE = {
         "llama3_2/3B_lora",
         "llama3_1/405B_qlora",
     ),
+    "generate": ("generation",),
+    "eleuther_eval": (
+        "eleuther_evaluation",
+        "code_llama2/evaluation",
+        "llama3_1/evaluation",
+        "llama3_2/evaluation",
+    ),
+    "quantize": ("quantization",),
 }
 
 
@@ -226,8 +237,12 @@ def recipe_of(config: Found) -> Recipe | None:
 def guess_recipe(config: Found) -> Recipe | None:
     """The recipe that a config without a `recipe:` key is most likely for, by its top-level keys and its model."""
     content = _content(config.path)
+    if "max_new_tokens" in content:
+        return recipe_row("generate")
+    if "tasks" in content:
+        return recipe_row("eleuther_eval")
     if len(content.keys() & _TRAINING_KEYS) < 2:
-        return None
+        return recipe_row("quantize") if content.get("quantizer") else None
     model = content.get("model")
     builder = str(model.get("_component_") if isinstance(model, dict) else model).rpartition(".")[2]
     method = "lora" if builder.startswith(("lora_", "qlora_")) else "full"

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from torchtune.errors import CheckpointError, ConfigError
@@ -66,8 +67,8 @@ def download(args: argparse.Namespace) -> None:
 def _from_hugging_face(args: argparse.Namespace, output_dir: Path) -> set[str]:
     from torchtune.cli import _hub
 
-    patterns = tuple(p.strip() for given in args.ignore_patterns or () for p in given.split(",") if p.strip())
-    request = _hub.Request(args.repo_id, output_dir, args.revision, args.hf_token, patterns)
+    patterns = split_patterns(args.ignore_patterns)
+    request = _hub.Request(args.repo_id, args.revision, args.hf_token, output_dir=output_dir, ignore_patterns=patterns)
     files = _hub.plan(request)
     if not files:
         left = f" that {', '.join(patterns)} leaves over" if patterns else ""
@@ -95,13 +96,18 @@ def _show(files: list, repo_id: str, output_dir: Path, free: int) -> None:
     needed = sum(file.num_bytes for file in missing)
     print(f"{repo_id} -> {output_dir}")
     for file in files:
-        print(f"  {_size(file.num_bytes):>9}  {file.name}{'' if file.is_missing else '  (already there)'}")
-    print(f"{len(missing)} of {len(files)} files to download, {_size(needed)}; {_size(free)} are free.", flush=True)
+        print(f"  {sized(file.num_bytes):>9}  {file.name}{'' if file.is_missing else '  (already there)'}")
+    print(f"{len(missing)} of {len(files)} files to download, {sized(needed)}; {sized(free)} are free.", flush=True)
     if needed > free:
         raise CheckpointError(
-            f"{repo_id} needs {_size(needed)}, but the disk of {output_dir} has {_size(free)} free. Choose another "
+            f"{repo_id} needs {sized(needed)}, but the disk of {output_dir} has {sized(free)} free. Choose another "
             "--output-dir, free some space, or leave files out with --ignore-patterns"
         )
+
+
+def split_patterns(given: Sequence[str] | None) -> tuple[str, ...]:
+    """What ``--ignore-patterns`` was given, several times or with commas in between."""
+    return tuple(pattern.strip() for some in given or () for pattern in some.split(",") if pattern.strip())
 
 
 def _default_folder(repo_id: str, source: str) -> Path:
@@ -120,7 +126,7 @@ def _refuse_what_the_source_lacks(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} has no meaning with --source {args.source}; leave it out")
 
 
-def _size(num_bytes: int) -> str:
+def sized(num_bytes: int) -> str:
     """Decimal units, as the Hub's pages show them."""
     size = float(num_bytes)
     for unit in ("B", "kB", "MB", "GB"):

@@ -1,0 +1,163 @@
+"""A folder's tokenizer as GGUF keeps it (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#tokenizer)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torchtune.errors import CheckpointError
+from torchtune.export._tokenizer import JSON, file_of_kind, settings, template_of
+from torchtune.models._llama3_tokenizer import LLAMA3_PATTERN
+from torchtune.modules.transforms.tokenizers import SentencePieceBaseTokenizer
+from torchtune.modules.transforms.tokenizers._files import SENTENCEPIECE
+from torchtune.modules.transforms.tokenizers._tokenizer_json import load_tokenizer_json, token_text
+from torchtune.training.checkpointing import check_vocabulary
+from torchtune.training.checkpointing._io import read_json
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+
+# How a tokenizer.json splits a text before its merges, and whether it takes whole words without merging -> the name
+# of the same code in llama.cpp (src/llama-vocab.cpp). Any other is refused: it would be cut into other tokens there.
+_BYTES = ("ByteLevel", False)
+_PRE_TOKENIZERS = {
+    ((("Split", LLAMA3_PATTERN), (*_BYTES, False)), True): "llama-bpe",
+    (((*_BYTES, True),), False): "gpt-2",
+}
+_ADDED_SCORE = -1000.0  # what llama.cpp's own converter gives tokens that sentencepiece has no score for
+_ENDS = {"eot": "<|eot_id|>", "eom": "<|eom_id|>"}
+
+
+@dataclass
+class Vocabulary:
+    """Tokens by id with their types, and what else a reader needs.
+
+    Args:
+        model, pre: llama.cpp's names of the algorithm and of the splitting before it.
+        scores: of sentencepiece; ``merges``: of byte-level BPE.
+        ids: of ``bos``, ``eos``, ``pad``, ``unk``, ``eot`` and ``eom``, as far as there are any.
+    """
+
+    model: str
+    pre: str
+    tokens: list[str]
+    types: list[int]
+    scores: list[float] = field(default_factory=list)
+    merges: list[str] = field(default_factory=list)
+    ids: dict[str, int] = field(default_factory=dict)
+    add_bos: bool = True
+    add_space_prefix: bool | None = None
+    chat_template: str | None = None
+
+
+def read_vocabulary(folder: Path, config: Mapping[str, Any], rows: int) -> Vocabulary:
+    """The tokenizer in a folder.
+
+    Args:
+        config: of ``config.json``.
+        rows: of the model's embedding; tokens that the tokenizer lacks are filled up.
+
+    Raises:
+        CheckpointError: there is no tokenizer, it has more tokens than the model, or llama.cpp does not have its kind.
+    """
+    if path := file_of_kind(folder, SENTENCEPIECE):
+        found = _sentencepiece(path, folder / JSON)
+    elif (folder / JSON).is_file():
+        found = _byte_level(folder / JSON)
+    else:
+        raise CheckpointError(
+            f"{folder} has neither {JSON} nor a sentencepiece tokenizer.model, and a GGUF file holds the tokenizer; "
+            "give a Hugging Face folder of the model with --base"
+        )
+    check_vocabulary(rows, len(found.tokens))
+    absent = range(len(found.tokens), rows)
+    found.tokens += [f"[PAD{number}]" for number in absent]
+    found.types += [UNUSED] * len(absent)
+    found.scores += [_ADDED_SCORE] * len(absent) if found.scores else []
+    found.ids |= _special_ids(folder, config, found.tokens)
+    found.chat_template = template_of(folder)
+    return found
+
+
+def _sentencepiece(path: Path, added: Path) -> Vocabulary:
+    tokenizer = SentencePieceBaseTokenizer(path)
+    words, ids = tokenizer.spm_model, range(tokenizer.vocab_size)
+    kinds = {UNKNOWN: words.is_unknown, CONTROL: words.is_control, UNUSED: words.is_unused, BYTE: words.is_byte}
+    found = Vocabulary(
+        "llama",
+        "default",
+        tokens=[words.id_to_piece(i) for i in ids],
+        types=[next((kind for kind, is_kind in kinds.items() if is_kind(i)), NORMAL) for i in ids],
+        scores=[words.get_score(i) for i in ids],
+        add_space_prefix=words.encode("a", out_type=str)[0].startswith("\u2581"),
+        ids={"bos": words.bos_id(), "eos": words.eos_id(), "unk": words.unk_id()},
+    )
+    for number, (text, special) in sorted(_added_tokens(added).items()):
+        if number == len(found.tokens):
+            found.tokens.append(text)
+            found.types.append(CONTROL if special else USER_DEFINED)
+            found.scores.append(_ADDED_SCORE)
+    return found
+
+
+def _added_tokens(path: Path) -> dict[int, tuple[str, bool]]:
+    """Id -> (text, whether it is special), of a ``tokenizer.json``; nothing without one."""
+    rows = read_json(path).get("added_tokens", []) if path.is_file() else []
+    return {row["id"]: (row["content"], row["special"]) for row in rows}
+
+
+def _byte_level(path: Path) -> Vocabulary:
+    content, added = read_json(path), _added_tokens(path)
+    pre, merges = _pre_tokenizer(content, path), content["model"]["merges"]
+    if not merges:
+        raise CheckpointError(f"{path} merges no bytes to words; a GGUF file cannot hold such a tokenizer")
+    by_id = {number: text for text, number in content["model"]["vocab"].items()}
+    by_id |= {number: text for number, (text, _) in added.items()}
+    ids = range(max(by_id) + 1)
+    types = {number: CONTROL if special else USER_DEFINED for number, (_, special) in added.items()}
+    first = load_tokenizer_json(path).encode("a").ids[0]
+    return Vocabulary(
+        "gpt2",
+        pre,
+        tokens=[by_id.get(i, f"[PAD{i}]") for i in ids],
+        types=[types.get(i, NORMAL) if i in by_id else UNUSED for i in ids],
+        merges=[merge if isinstance(merge, str) else " ".join(merge) for merge in merges],
+        add_bos=types.get(first) == CONTROL,
+    )
+
+
+def _pre_tokenizer(content: Mapping[str, Any], path: Path) -> str:
+    model, outer = content["model"], content.get("pre_tokenizer") or {"type": None}
+    steps = outer["pretokenizers"] if outer["type"] == "Sequence" else [outer]
+    signature = (tuple(map(_step, steps)), bool(model.get("ignore_merges")))
+    plain = model.get("type", "BPE") == "BPE" and content.get("normalizer") is None
+    name = _PRE_TOKENIZERS.get(signature) if plain else None
+    if name is None:
+        kinds = " + ".join(str(step["type"]) for step in steps)
+        shown = ", ".join(str(step["pattern"]) for step in steps if step.get("pattern"))
+        raise CheckpointError(
+            f"{path} cuts texts in a way that is not known here by a name of llama.cpp: model {model.get('type')}, "
+            f"normalizer {(content.get('normalizer') or {}).get('type')}, pre-tokenizer {kinds} {shown}, "
+            f"ignore_merges {signature[1]}. Known are {', '.join(sorted(_PRE_TOKENIZERS.values()))}; with a wrong one "
+            "the model would be given other tokens than in training, so no GGUF file is written."
+        )
+    return name
+
+
+def _step(step: Mapping[str, Any]) -> tuple[Any, ...]:
+    if step["type"] == "ByteLevel":
+        return ("ByteLevel", step["add_prefix_space"], step.get("use_regex", True))
+    if step["type"] == "Split" and step["behavior"] == "Isolated" and not step["invert"]:
+        return ("Split", step["pattern"].get("Regex"))
+    return (step["type"],)
+
+
+def _special_ids(folder: Path, config: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, int]:
+    """By ``tokenizer_config.json``, else by ``config.json``; the ends of messages by their names."""
+    named, ids = settings(folder), {text: number for number, text in enumerate(tokens)}
+    found = {}
+    for kind in ("bos", "eos", "pad", "unk"):
+        text, given = token_text(named.get(f"{kind}_token")), config.get(f"{kind}_token_id")
+        number = ids.get(text, given[0] if isinstance(given, list) else given)
+        if number is not None and 0 <= number < len(tokens):
+            found[kind] = number
+    return found | {kind: ids[text] for kind, text in _ENDS.items() if text in ids}
