@@ -21,7 +21,9 @@ def llama3_tokenizer_json(tiktoken: Path, path: Path, special_tokens: list[str])
     """The words of a tiktoken file as ``tokenizer.json``, special tokens numbered after them."""
     ranks = {base64.b64decode(word): int(rank) for word, rank in map(bytes.split, tiktoken.read_bytes().splitlines())}
     letters = _byte_letters()
-    merges = [tuple(_spell(part, letters) for part in _halves(word, ranks)) for word in ranks if len(word) > 1]
+    pairs = (_halves(word, ranks) for word in ranks if len(word) > 1)
+    # A few words of Llama 3's whole file are no pair of two others.
+    merges = [tuple(_spell(part, letters) for part in pair) for pair in pairs if ranks.keys() >= set(pair)]
     bpe = models.BPE({_spell(word, letters): rank for word, rank in ranks.items()}, merges, ignore_merges=True)
     tokenizer = Tokenizer(bpe)
     split = pre_tokenizers.Split(Regex(LLAMA3_PATTERN), "isolated")

@@ -1,12 +1,18 @@
 """Llamas of a few thousand weights, with true tokenizers, in the layouts that the guides download."""
 
+import json
 import shutil
+from functools import cache
 from importlib import util
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from tiny_run import SIZES, make_model
+from tokenizer_files import llama3_tokenizer_json
+
+from torchtune.models._llama3_tokenizer import LLAMA3_SPECIAL_TOKENS
 
 # The sizes of ``tiny_run.make_model`` as a model builder's arguments.
 BUILDER = {"num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "embed_dim": 64, "intermediate_dim": 128}
@@ -38,7 +44,18 @@ def hugging_face_folder(folder: Path) -> None:
     name = folder.name
     make_model(folder, tied="3.2" in name, vocab_size=vocab_size(name), dtype=torch.bfloat16)
     shutil.copyfile(tokenizer_file(name), folder / "tokenizer.model")
+    if generation_of(name) == "llama3":
+        (folder / "tokenizer.json").write_bytes(_llama3_tokenizer_json())
     meta_folder(folder / "original", name)
+
+
+@cache
+def _llama3_tokenizer_json() -> bytes:
+    """The words of ``tokenizer.model`` in the other form, as the Hub has both."""
+    names = sorted(LLAMA3_SPECIAL_TOKENS, key=LLAMA3_SPECIAL_TOKENS.get)[: vocab_size("llama3") - 128_000]
+    with TemporaryDirectory() as folder:
+        llama3_tokenizer_json(tokenizer_file("llama3"), Path(folder, "tokenizer.json"), names)
+        return Path(folder, "tokenizer.json").read_bytes()
 
 
 def meta_folder(folder: Path, name: str | None = None) -> None:
@@ -63,6 +80,17 @@ def _meta_weights(vocab: int) -> dict[str, torch.Tensor]:
         f"{name}.weight": (torch.randn(shape, generator=generator) * 0.1 + (len(shape) == 1)).bfloat16()
         for name, shape in shapes.items()
     }
+
+
+def local_task(folder: Path) -> Path:
+    """A folder with ``texts``, a task of lm_eval whose data is there: the perplexity of two texts."""
+    folder.mkdir(exist_ok=True)
+    (folder / "texts.jsonl").write_text('{"text": "Say red stone"}\n{"text": "seven quiet rivers"}\n')
+    files = {"data_files": str(folder / "texts.jsonl"), "cache_dir": str(folder / "cache")}
+    task = {"task": "texts", "dataset_path": "json", "dataset_kwargs": files, "test_split": "train"}
+    task |= {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{text}}"}
+    (folder / "texts.yaml").write_text(json.dumps({**task, "metric_list": [{"metric": "byte_perplexity"}]}))
+    return folder
 
 
 def leaves(node: Any, path: str = "") -> dict[str, Any]:

@@ -16,7 +16,17 @@ from pathlib import Path
 import pytest
 import yaml
 from guide_blocks import Block, blocks
-from small_models import BUILDER, generation_of, hugging_face_folder, leaves, meta_folder, tokenizer_file, vocab_size
+from omegaconf import OmegaConf
+from small_models import (
+    BUILDER,
+    generation_of,
+    hugging_face_folder,
+    leaves,
+    local_task,
+    meta_folder,
+    tokenizer_file,
+    vocab_size,
+)
 from tiny_run import make_rows
 
 REPO = Path(__file__).parents[2]
@@ -46,11 +56,12 @@ class Reader:
         path = f"{home / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.env = {**kept, "PATH": path, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
         self.env |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home / "hf"), "HF_TOKEN": TOKEN}
+        self.env["HF_HUB_DISABLE_XET"] = "1"  # the small hub stores large files as Git LFS does
         self.output = ""
 
     def here(self, text: str) -> str:
-        """The text with the reader's own /tmp."""
-        return re.sub(r"(?<![\w/])/tmp/", f"{self.tmp}/", text)
+        """The text with the reader's own /tmp, where it does not have that already."""
+        return re.sub(rf"(?<![\w/])(?!{re.escape(str(self.tmp))})/tmp/", f"{self.tmp}/", text)
 
     def follow(self, block: Block) -> None:
         """Do what a block says."""
@@ -83,6 +94,8 @@ class Reader:
             content = {**yaml.safe_load((REPO / "recipes" / "configs" / f"{base}.yaml").read_text()), **content}
         text = self.here(block.text if block.file else yaml.safe_dump(content))
         (self.work / name).write_text(text)
+        if "task" in content:
+            return  # no config, but a task of lm_eval
         recipe = content.get("recipe", "full_finetune_distributed")
         check = f"tune validate {name} --recipe {recipe}"
         self._run(Block(block.page, block.line, "bash", check, fails=block.fails), ["bash", "-c", check])
@@ -109,8 +122,13 @@ def _small(reader: Reader, command: str) -> Iterator[str]:
     name = words[words.index("--config") + 1]
     path = reader.work / name if (reader.work / name).is_file() else REPO / "recipes" / "configs" / f"{name}.yaml"
     path = path if path.is_file() else REPO / name
-    settings = _overrides(reader, yaml.safe_load(path.read_text()))
+    config = yaml.safe_load(path.read_text())
     given = {word.partition("=")[0] for word in words}
+    if "model" in given:  # which is made small as well
+        config["model"] = next(word for word in words if word.startswith("model=")).removeprefix("model=")
+        given.remove("model")
+    settings = _overrides(reader, config)
+    given |= {"quantizer.groupsize"} if "quantizer" in given else set()
     words += [f"{key}={value}" for key, value in settings.items() if key not in given]
     if "--nproc_per_node" in words:
         words[words.index("--nproc_per_node") + 1] = "2"
@@ -128,9 +146,18 @@ def _overrides(reader: Reader, config: dict) -> dict[str, object]:
     settings |= {f"model.{key}": value for key, value in BUILDER.items()}
     if adapted:
         settings |= {"model.lora_rank": 4, "model.quantize_base": builder.startswith("qlora_")}
+    settings["device"] = "cpu"
+    if "quantizer.groupsize" in leaves(config):
+        settings["quantizer.groupsize"] = BUILDER["embed_dim"]
+    if "max_new_tokens" in config:
+        settings["max_new_tokens"] = 8
+    if "tasks" in config:  # whose data would be downloaded
+        settings |= {"tasks": "[texts]", "include_path": local_task(reader.tmp / "tasks")}
+    if "dataset" not in config:
+        return settings
     rows = reader.tmp / "rows.jsonl"
     make_rows(rows, 24, seed=0)
-    settings |= {"dataset.source": "json", "dataset.data_files": rows, "device": "cpu", "max_steps_per_epoch": 3}
+    settings |= {"dataset.source": "json", "dataset.data_files": rows, "max_steps_per_epoch": 3}
     settings["gradient_accumulation_steps"] = 1
     if "bitsandbytes" in str(config.get("optimizer")):
         settings["optimizer"] = "torch.optim.AdamW"
@@ -139,11 +166,14 @@ def _overrides(reader: Reader, config: dict) -> dict[str, object]:
 
 def _provide(reader: Reader, config: dict, model: str) -> None:
     """The model's folder and tokenizer, where an earlier block of the page has not downloaded them."""
+    config = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
     checkpointer = config.get("checkpointer", {"checkpoint_dir": config.get("model_checkpoint")})
     folder = Path(reader.here(checkpointer["checkpoint_dir"]))
     if not folder.exists():
         is_meta = "FullModelMeta" in str(checkpointer) and folder.name != "original"
         (meta_folder if is_meta else hugging_face_folder)(folder.parent if folder.name == "original" else folder)
+    if "quantizer" in config and "tokenizer" not in config:
+        return
     tokenizer = config["tokenizer"]
     path = Path(reader.here(tokenizer["path"] if isinstance(tokenizer, dict) else config["tokenizer_checkpoint"]))
     if not path.exists():
