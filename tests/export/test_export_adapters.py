@@ -73,17 +73,18 @@ def test_every_format_of_a_model_takes_an_adapter(models, adapter, tmp_path):
     assert torch.equal(native["layers.0.attn.q_proj.weight"].sort().values[0, 0], expected.sort().values[0, 0])
 
 
-def test_checkpoint_with_both_gives_the_model_or_the_adapter(models, adapter, tmp_path):
-    """As a run leaves it: the merged weights, and the adapter in a folder of its own."""
+@pytest.mark.parametrize("inner", ["adapter", ""], ids=["ours", "torchtune's"])
+def test_checkpoint_with_both_gives_the_model_or_the_adapter(models, adapter, tmp_path, inner):
+    """As a run leaves it: merged weights, and the adapter in a folder of its own or, with torchtune, beside them."""
     epoch = export_to(adapter(), "hf", tmp_path / "epoch_0", Options())
-    shutil.copytree(adapter(), epoch / "adapter")
+    shutil.copytree(adapter(), epoch / inner, dirs_exist_ok=True)
     again = export_to(epoch, "hf", tmp_path / "again", Options())
     name = "model-00001-of-00001.safetensors"
-    assert (again / name).read_bytes() == (epoch / name).read_bytes() and not (again / "adapter").exists()
-    edit(epoch / "adapter" / "adapter_config.json", base_model_name_or_path="somebody/something")
+    assert (again / name).read_bytes() == (epoch / name).read_bytes() and not list(again.glob("adapter*"))
+    edit(epoch / inner / "adapter_config.json", base_model_name_or_path="somebody/something")
     alone = export_to(epoch, "peft", tmp_path / "alone", Options())
     assert json.loads((alone / "adapter_config.json").read_text())["base_model_name_or_path"] == "somebody/something"
-    tensors = [load_file(f / "adapter_model.safetensors") for f in (alone, epoch / "adapter")]
+    tensors = [load_file(f / "adapter_model.safetensors") for f in (alone, epoch / inner)]
     assert all(torch.equal(tensors[0][key], tensors[1][key]) for key in tensors[1])
 
 

@@ -175,6 +175,15 @@ def test_equally_likely_tokens_are_no_difference(models, export, monkeypatch, tm
     assert report["greedy"]["ties"] == report["greedy"]["prompts"]
 
 
+@pytest.mark.parametrize("to", ["hf", "gguf"])
+def test_end_tokens_do_not_end_the_comparison(models, export, tmp_path, to):
+    folder = shutil.copytree(models["llama3"], tmp_path / "model")
+    for name in ("config.json", "generation_config.json"):
+        edit(folder / name, eos_token_id=list(range(1011)))
+    edit(folder / "generation_config.json", do_sample=True, temperature=9.0, min_new_tokens=3, repetition_penalty=5.0)
+    assert report_of(export(folder, to, verify=True))["greedy"]["ties"] == 0
+
+
 def test_notes(models, export, tmp_path):
     assert report_of(export(models["llama3"], "hf", verify=True))["notes"] == []
     notes = report_of(export(models["llama2"], "gguf", verify=True))["notes"]

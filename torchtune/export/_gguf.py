@@ -17,7 +17,7 @@ from torch import Tensor
 from torchtune.errors import CheckpointError, MissingDependency
 from torchtune.export import Options
 from torchtune.export._folder import refuse_overflow
-from torchtune.export._gguf_tokenizer import Vocabulary, read_vocabulary
+from torchtune.export._gguf_tokenizer import add_vocabulary, read_vocabulary
 from torchtune.export._readers import TransformersReader
 from torchtune.export._source import Source
 from torchtune.export._write import Plan
@@ -111,7 +111,7 @@ class GGUFFile:
     @property
     def is_exact(self) -> bool:
         """Whether every number is in the file as it is in the checkpoint."""
-        return all(kind in ("F32", _OF_DTYPE[self._source.saved[name][1]]) for name, kind in self._types.items())
+        return all(kind in ("F32", _OF_DTYPE.get(self._source.saved[name][1])) for name, kind in self._types.items())
 
     def kept(self, name: str, tensor: Tensor) -> Tensor:
         """A weight as the file's reader will see it."""
@@ -214,23 +214,3 @@ def rope_factors(a: Arch) -> Tensor | None:
         return None
     rope = rotary(replace(a, max_seq_len=1))
     return RotaryPositionalEmbeddings.frequencies(rope) / rope.frequencies()
-
-
-def add_vocabulary(writer: Any, v: Vocabulary) -> None:
-    """The tokenizer's metadata."""
-    writer.add_tokenizer_model(v.model)
-    writer.add_tokenizer_pre(v.pre)
-    writer.add_token_list(v.tokens)
-    writer.add_token_types(v.types)
-    if v.scores:
-        writer.add_token_scores(v.scores)
-    else:
-        writer.add_token_merges(v.merges)
-    for kind, number in v.ids.items():
-        getattr(writer, f"add_{kind}_token_id")(number)
-    writer.add_add_bos_token(v.add_bos)
-    writer.add_add_eos_token(False)
-    if v.add_space_prefix is not None:
-        writer.add_add_space_prefix(v.add_space_prefix)
-    if v.chat_template:
-        writer.add_chat_template(v.chat_template)

@@ -78,6 +78,26 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any], rows: int) -> Vocab
     return found
 
 
+def add_vocabulary(writer: Any, v: Vocabulary) -> None:
+    """Write a tokenizer's metadata with the package gguf's ``GGUFWriter``."""
+    writer.add_tokenizer_model(v.model)
+    writer.add_tokenizer_pre(v.pre)
+    writer.add_token_list(v.tokens)
+    writer.add_token_types(v.types)
+    if v.scores:
+        writer.add_token_scores(v.scores)
+    else:
+        writer.add_token_merges(v.merges)
+    for kind, number in v.ids.items():
+        getattr(writer, f"add_{kind}_token_id")(number)
+    writer.add_add_bos_token(v.add_bos)
+    writer.add_add_eos_token(False)
+    if v.add_space_prefix is not None:
+        writer.add_add_space_prefix(v.add_space_prefix)
+    if v.chat_template:
+        writer.add_chat_template(v.chat_template)
+
+
 def _sentencepiece(path: Path, added: Path) -> Vocabulary:
     tokenizer = SentencePieceBaseTokenizer(path)
     words, ids = tokenizer.spm_model, range(tokenizer.vocab_size)

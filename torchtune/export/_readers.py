@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchtune.errors import DataError
 from torchtune.export._source import Source, shapes_of
-from torchtune.export._tokenizer import Dialogue, encoder, template_chat
+from torchtune.export._tokenizer import JSON, Dialogue, encoder, template_chat
 from torchtune.generation import decode
 from torchtune.modules import TransformerDecoder
 from torchtune.training.checkpointing import checkpointer_for
@@ -104,7 +104,7 @@ class TransformersReader:
         rope_factors: Tensor | None = None,
         adapter: Path | None = None,
     ) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, logging
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
@@ -114,6 +114,8 @@ class TransformersReader:
             folder, dtype=torch.float32, output_loading_info=True, **place
         )
         self.faults = _loading_faults(info)
+        # Its own would end with an end token, or sample; ours goes on.
+        self._model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
         if rope_factors is not None:
             self._model.model.rotary_emb.inv_freq /= rope_factors
         if adapter:
@@ -121,8 +123,8 @@ class TransformersReader:
 
             self._model = PeftModel.from_pretrained(self._model, adapter)
         self._model.eval()
-        self._tokenizer = None if adapter else AutoTokenizer.from_pretrained(folder, **place)
-        self.has_tokenizer = self._tokenizer is not None
+        self.has_tokenizer = bool(gguf_file) or (adapter is None and (folder / JSON).is_file())
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, **place) if self.has_tokenizer else None
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         if self._is_adapted:
@@ -144,11 +146,11 @@ class TransformersReader:
         return self._model(input_ids=tokens[None], position_ids=positions[None], attention_mask=seen).logits[0]
 
     def greedy(self, prompt: list[int], num_tokens: int) -> list[int]:
-        tokens = torch.tensor(prompt)
-        for _ in range(num_tokens):  # not its `generate`, which gives up at an end token or must not give one
-            best = self.logits(tokens, torch.arange(len(tokens)))[-1].argmax()
-            tokens = torch.cat([tokens, best[None]])
-        return tokens[len(prompt) :].tolist()
+        tokens = torch.tensor([prompt])
+        written = self._model.generate(
+            input_ids=tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=num_tokens
+        )
+        return written[0, len(prompt) :].tolist()
 
     def encode(self, text: str) -> list[int] | None:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"] if self._tokenizer else None

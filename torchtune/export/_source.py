@@ -17,7 +17,14 @@ from torchtune.models._weights import EMBEDDING, OUTPUT
 from torchtune.modules import TransformerDecoder
 from torchtune.modules.peft import AdapterSpec, adapter_names, adapter_spec, apply_lora
 from torchtune.training.adapters import BaseWeights, merged
-from torchtune.training.checkpointing import Checkpointer, LoadedAdapter, check_adapter, checkpointer_for, checkpoints
+from torchtune.training.checkpointing import (
+    Checkpointer,
+    FullModelHFCheckpointer,
+    LoadedAdapter,
+    check_adapter,
+    checkpointer_for,
+    checkpoints,
+)
 from torchtune.training.checkpointing._io import read_json
 from torchtune.training.checkpointing.adapter import ADAPTER_FOLDER, base_name, find_adapter, read_adapter
 from torchtune.training.distributed import World
@@ -161,14 +168,12 @@ def _config_folder(folder: Path, base: Path | None) -> Path:
     found = next((place for place in places if (place / "config.json").is_file()), None)
     if base is None and found is None:
         raise CheckpointError(
-            f"{folder} has no config.json; name a Hugging Face folder of the model with --base, for config and tokenizer"
+            f"{folder} has no config.json; name a Hugging Face folder of the model with --base, to take it from"
         )
     if base is None:
         return found
     if found == folder:
-        raise ConfigError(
-            f"{folder} has weights and config.json, so there is nothing to take from --base; leave it out"
-        )
+        raise ConfigError(f"{folder} has its own config.json, so there is nothing to take from --base; leave it out")
     if not (base.expanduser() / "config.json").is_file():
         raise CheckpointError(f"--base {base} has no config.json; a Hugging Face folder of the model is expected")
     return base.expanduser()
@@ -181,8 +186,10 @@ def shapes_of(family: Family, config: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _has_own_output(checkpointer: Checkpointer, config: Mapping[str, Any]) -> bool:
-    """Whether the files have an output projection of its own though the config ties it, as training can leave it."""
-    if not config.get("tie_word_embeddings") or (getattr(checkpointer, "config", None) is not None):
+    """Whether the output projection is one of its own though the config ties it, as training can leave it. In Hugging
+    Face's layout the config says so.
+    """
+    if not config.get("tie_word_embeddings") or isinstance(checkpointer, FullModelHFCheckpointer):
         return False
     untied = {**config, "tie_word_embeddings": False}
     try:
