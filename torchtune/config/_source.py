@@ -1,6 +1,7 @@
 """Python source files: where a module lies, and which names its top level binds; nothing is imported or run."""
 
 import ast
+import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib.util import find_spec
@@ -63,7 +64,9 @@ def bindings(file: Path, module: str) -> dict[str, object]:
 @lru_cache(maxsize=256)
 def _read_bindings(file: str, module: str, mtime: int, size: int) -> dict[str, object]:
     try:
-        tree = ast.parse(Path(file).read_bytes())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the parser has to say of others' files is not for our users
+            tree = ast.parse(Path(file).read_bytes())
     except (SyntaxError, ValueError, RecursionError):
         return {"*dynamic": True}
     package = module if file.endswith("__init__.py") else module.rpartition(".")[0]
