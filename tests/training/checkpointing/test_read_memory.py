@@ -1,5 +1,6 @@
 """Reading and writing take the memory of a tensor or two, never of the model."""
 
+import ctypes
 import os
 import sys
 
@@ -20,6 +21,8 @@ def in_a_fork(work):
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
+        for setting, value in ((-1, 128 << 10), (-3, 1 << 20)):  # a recipe that ran here may have changed mallopt's
+            ctypes.CDLL(None).mallopt(setting, value)
         os.write(writer, str(work()).encode())
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
