@@ -1,5 +1,6 @@
 """What sources tell about a component agrees with what Python says after importing it."""
 
+import importlib
 import inspect
 import subprocess
 import sys
@@ -174,3 +175,16 @@ def test_text_where_a_number_is_wanted_is_a_fault(tmp_path):
     ]
     with pytest.raises(ConfigError, match="lr must be a number"):
         instantiate({"_component_": "torch.optim.AdamW", "lr": "1e-3x"}, [torch.nn.Parameter(torch.zeros(1))])
+
+
+@pytest.mark.parametrize("family", ["llama2", "llama3", "llama3_1", "llama3_2", "llama3_3", "code_llama2"])
+def test_builders_with_adapters_take_what_python_says(family):
+    module = importlib.import_module(f"torchtune.models.{family}")
+    names = [name for name in module.__all__ if "lora_" in name]
+    assert names
+    for name in names:
+        actual = inspect.signature(getattr(module, name)).parameters.values()
+        read = _static.define(f"torchtune.models.{family}.{name}").signature.parameters.values()
+        assert [(p.name, p.kind, p.default is p.empty) for p in read] == [
+            (p.name, p.kind, p.default is p.empty) for p in actual
+        ]

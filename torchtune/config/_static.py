@@ -10,6 +10,8 @@ from torchtune.config._source import bindings, is_true, last_name, module_file, 
 
 Kind = Literal["class", "function", "module", "other"]
 _P = inspect.Parameter
+# What makes a builder of a builder -> the function whose arguments, but for the first, come before the given one's.
+_EXTENDING = {"torchtune.models._adapters.with_lora": "torchtune.models._adapters.lora"}
 GIVEN = object()  # stands for a default value, which is never evaluated
 
 
@@ -108,8 +110,8 @@ def _follow(module: str, name: str, what: object, rest: tuple[str, ...], seen: f
             return _cross(source, rest, seen)
         case ast.expr() if (chain := name_chain(what)) is not None and chain != (name,):
             return _find(module, (*chain, *rest), seen)
-        case ast.Call() if not rest and (reduced := _partial(module, what, seen)) is not None:
-            return Definition(module, name, "function", reduced)
+        case ast.Call() if not rest and (made := _partial(module, what, seen) or _extended(module, what, seen)):
+            return Definition(module, name, "function", made)
     return Definition(module, ".".join((name, *rest)), "other")
 
 
@@ -233,13 +235,9 @@ def _dataclass(module: str, node: ast.ClassDef, seen: frozenset) -> inspect.Sign
 
 def _partial(module: str, call: ast.Call, seen: frozenset) -> inspect.Signature | None:
     unpacked = any(isinstance(a, ast.Starred) for a in call.args) or any(k.arg is None for k in call.keywords)
-    chain = name_chain(call.args[0]) if call.args else None
-    if last_name(call.func) != "partial" or chain is None or unpacked:
+    if last_name(call.func) != "partial" or not call.args or unpacked:
         return None
-    try:
-        found = _find(module, chain, seen)
-    except Absent:
-        return None
+    found = _named(module, call.args[0], seen)
     if found is None or found.signature is None:
         return None
     parameters = list(found.signature.parameters.values())
@@ -253,3 +251,23 @@ def _partial(module: str, call: ast.Call, seen: frozenset) -> inspect.Signature 
             continue
         out.append(p.replace(kind=kind, default=GIVEN) if p.name in given else p.replace(kind=kind))
     return inspect.Signature(out)
+
+
+def _extended(module: str, call: ast.Call, seen: frozenset) -> inspect.Signature | None:
+    """What a function of ``_EXTENDING`` makes of the one function that it is given."""
+    maker = _named(module, call.func, seen)
+    own = _EXTENDING.get(maker.path) if maker else None
+    given = _named(module, call.args[0], seen) if own and len(call.args) == 1 else None
+    first = define(own) if given else None
+    if first is None or first.signature is None or given.signature is None:
+        return None
+    taken = [p.replace(kind=_P.KEYWORD_ONLY) for p in given.signature.parameters.values()]
+    return inspect.Signature([*list(first.signature.parameters.values())[1:], *taken])
+
+
+def _named(module: str, node: ast.expr, seen: frozenset) -> Definition | None:
+    chain = name_chain(node)
+    try:
+        return None if chain is None else _find(module, chain, seen)
+    except Absent:
+        return None

@@ -1,8 +1,8 @@
-"""Builders of models with adapters, made of those without: ``partial(lora, llama3_8b)``."""
+"""Builders of models with adapters, made of those without: ``lora_llama3_8b = with_lora(llama3_8b)``."""
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from inspect import signature
+from inspect import Parameter, Signature, signature
 from typing import Any
 
 from torchtune.modules import TransformerDecoder
@@ -58,10 +58,19 @@ def lora(
     )
 
 
-def lora_of_size(build: Callable[..., TransformerDecoder], given: Mapping[str, Any]) -> TransformerDecoder:
-    """:func:`lora` of a builder that takes sizes, which stand among its own arguments in ``given``."""
+def with_lora(build: Callable[..., TransformerDecoder]) -> Callable[..., TransformerDecoder]:
+    """A builder of the same model with adapters: the arguments of :func:`lora`, and by keyword those of ``build``."""
+
+    def builder(*args: Any, **kwargs: Any) -> TransformerDecoder:
+        given = builder.__signature__.bind(*args, **kwargs).arguments  # refuses what neither takes, as a function does
+        own = {name: given.pop(name) for name in list(given) if name in sizes}
+        return lora(partial(build, **own), **given)
+
     sizes = signature(build).parameters
-    return lora(
-        partial(build, **{name: given[name] for name in sizes if name in given}),
-        **{name: value for name, value in given.items() if name not in sizes},
-    )
+    own = list(signature(lora).parameters.values())[1:]
+    taken = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in sizes.values()]
+    builder.__signature__ = Signature([*own, *taken], return_annotation=TransformerDecoder)
+    builder.__name__ = builder.__qualname__ = f"lora_{build.__name__}"
+    builder.__module__ = build.__module__
+    builder.__doc__ = f"{build.__doc__.splitlines()[0].rstrip('.')}, with adapters; see ``_adapters.lora``."
+    return builder

@@ -4,7 +4,7 @@ https://huggingface.co/codellama.
 
 from functools import partial
 
-from torchtune.models._adapters import lora
+from torchtune.models._adapters import with_lora
 from torchtune.models._decoder import Arch, build_decoder
 from torchtune.modules import TransformerDecoder
 
@@ -34,9 +34,9 @@ def code_llama2_70b() -> TransformerDecoder:
     return build_decoder(Arch(**_70B))
 
 
-lora_code_llama2_7b = partial(lora, code_llama2_7b)
-lora_code_llama2_13b = partial(lora, code_llama2_13b)
-lora_code_llama2_70b = partial(lora, code_llama2_70b)
-qlora_code_llama2_7b = partial(lora, code_llama2_7b, quantize_base=True)
-qlora_code_llama2_13b = partial(lora, code_llama2_13b, quantize_base=True)
-qlora_code_llama2_70b = partial(lora, code_llama2_70b, quantize_base=True)
+lora_code_llama2_7b = with_lora(code_llama2_7b)
+lora_code_llama2_13b = with_lora(code_llama2_13b)
+lora_code_llama2_70b = with_lora(code_llama2_70b)
+qlora_code_llama2_7b = partial(lora_code_llama2_7b, quantize_base=True)
+qlora_code_llama2_13b = partial(lora_code_llama2_13b, quantize_base=True)
+qlora_code_llama2_70b = partial(lora_code_llama2_70b, quantize_base=True)

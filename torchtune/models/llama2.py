@@ -2,14 +2,12 @@
 https://huggingface.co/meta-llama.
 """
 
-from collections.abc import Collection, Mapping
 from functools import partial
 
-from torchtune.models._adapters import lora, lora_of_size
+from torchtune.models._adapters import with_lora
 from torchtune.models._decoder import Arch, build_decoder
 from torchtune.models._llama2_tokenizer import Llama2ChatTemplate, Llama2Tokenizer, llama2_tokenizer
 from torchtune.modules import TransformerDecoder
-from torchtune.modules.peft import LORA_ATTN_MODULES
 
 __all__ = [
     "Llama2ChatTemplate", "Llama2Tokenizer", "llama2", "llama2_7b", "llama2_13b", "llama2_70b", "llama2_classifier",
@@ -83,69 +81,13 @@ def llama2_reward_7b() -> TransformerDecoder:
     return build_decoder(Arch(**_7B, num_classes=1))
 
 
-def lora_llama2(
-    lora_attn_modules: Collection[LORA_ATTN_MODULES],
-    apply_lora_to_mlp: bool = False,
-    apply_lora_to_output: bool = False,
-    *,
-    vocab_size: int,
-    num_layers: int,
-    num_heads: int,
-    num_kv_heads: int,
-    embed_dim: int,
-    max_seq_len: int,
-    intermediate_dim: int | None = None,
-    attn_dropout: float = 0.0,
-    norm_eps: float = 1e-5,
-    rope_base: float = 10_000.0,
-    lora_rank: int,
-    lora_alpha: float,
-    lora_dropout: float = 0.0,
-    use_dora: bool = False,
-    quantize_base: bool = False,
-    use_rslora: bool = False,
-    rank_pattern: Mapping[str, int] | None = None,
-    alpha_pattern: Mapping[str, float] | None = None,
-    trainable_modules: Collection[str] = (),
-) -> TransformerDecoder:
-    """A Llama 2 decoder of any size with adapters; for the arguments see :func:`llama2` and ``_adapters.lora``."""
-    return lora_of_size(llama2, locals())
-
-
-def lora_llama2_classifier(
-    lora_attn_modules: Collection[LORA_ATTN_MODULES],
-    apply_lora_to_mlp: bool = False,
-    apply_lora_to_output: bool = False,
-    *,
-    num_classes: int,
-    vocab_size: int,
-    num_layers: int,
-    num_heads: int,
-    num_kv_heads: int,
-    embed_dim: int,
-    max_seq_len: int,
-    intermediate_dim: int | None = None,
-    attn_dropout: float = 0.0,
-    norm_eps: float = 1e-5,
-    lora_rank: int,
-    lora_alpha: float,
-    lora_dropout: float = 0.0,
-    use_dora: bool = False,
-    quantize_base: bool = False,
-    use_rslora: bool = False,
-    rank_pattern: Mapping[str, int] | None = None,
-    alpha_pattern: Mapping[str, float] | None = None,
-    trainable_modules: Collection[str] = (),
-) -> TransformerDecoder:
-    """A Llama 2 classifier with adapters; for the arguments see :func:`llama2_classifier` and ``_adapters.lora``."""
-    return lora_of_size(llama2_classifier, locals())
-
-
-lora_llama2_7b = partial(lora, llama2_7b)
-lora_llama2_13b = partial(lora, llama2_13b)
-lora_llama2_70b = partial(lora, llama2_70b)
-lora_llama2_reward_7b = partial(lora, llama2_reward_7b)
-qlora_llama2_7b = partial(lora, llama2_7b, quantize_base=True)
-qlora_llama2_13b = partial(lora, llama2_13b, quantize_base=True)
-qlora_llama2_70b = partial(lora, llama2_70b, quantize_base=True)
-qlora_llama2_reward_7b = partial(lora, llama2_reward_7b, quantize_base=True)
+lora_llama2 = with_lora(llama2)
+lora_llama2_7b = with_lora(llama2_7b)
+lora_llama2_13b = with_lora(llama2_13b)
+lora_llama2_70b = with_lora(llama2_70b)
+lora_llama2_classifier = with_lora(llama2_classifier)
+lora_llama2_reward_7b = with_lora(llama2_reward_7b)
+qlora_llama2_7b = partial(lora_llama2_7b, quantize_base=True)
+qlora_llama2_13b = partial(lora_llama2_13b, quantize_base=True)
+qlora_llama2_70b = partial(lora_llama2_70b, quantize_base=True)
+qlora_llama2_reward_7b = partial(lora_llama2_reward_7b, quantize_base=True)

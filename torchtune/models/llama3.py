@@ -2,14 +2,12 @@
 https://huggingface.co/meta-llama.
 """
 
-from collections.abc import Collection, Mapping
 from functools import partial
 
-from torchtune.models._adapters import lora, lora_of_size
+from torchtune.models._adapters import with_lora
 from torchtune.models._decoder import Arch, build_decoder
 from torchtune.models._llama3_tokenizer import Llama3Tokenizer, llama3_tokenizer
 from torchtune.modules import TransformerDecoder
-from torchtune.modules.peft import LORA_ATTN_MODULES
 
 __all__ = [
     "Llama3Tokenizer", "llama3", "llama3_8b", "llama3_70b", "llama3_tokenizer", "lora_llama3", "lora_llama3_8b",
@@ -53,36 +51,8 @@ def llama3_70b() -> TransformerDecoder:
     return build_decoder(Arch(**_SHARED, **_70B))
 
 
-def lora_llama3(
-    lora_attn_modules: Collection[LORA_ATTN_MODULES],
-    apply_lora_to_mlp: bool = False,
-    apply_lora_to_output: bool = False,
-    *,
-    vocab_size: int,
-    num_layers: int,
-    num_heads: int,
-    num_kv_heads: int,
-    embed_dim: int,
-    max_seq_len: int,
-    intermediate_dim: int | None = None,
-    attn_dropout: float = 0.0,
-    norm_eps: float = 1e-5,
-    rope_base: float = 500_000,
-    lora_rank: int,
-    lora_alpha: float,
-    lora_dropout: float = 0.0,
-    use_dora: bool = False,
-    quantize_base: bool = False,
-    use_rslora: bool = False,
-    rank_pattern: Mapping[str, int] | None = None,
-    alpha_pattern: Mapping[str, float] | None = None,
-    trainable_modules: Collection[str] = (),
-) -> TransformerDecoder:
-    """A Llama 3 decoder of any size with adapters; for the arguments see :func:`llama3` and ``_adapters.lora``."""
-    return lora_of_size(llama3, locals())
-
-
-lora_llama3_8b = partial(lora, llama3_8b)
-lora_llama3_70b = partial(lora, llama3_70b)
-qlora_llama3_8b = partial(lora, llama3_8b, quantize_base=True)
-qlora_llama3_70b = partial(lora, llama3_70b, quantize_base=True)
+lora_llama3 = with_lora(llama3)
+lora_llama3_8b = with_lora(llama3_8b)
+lora_llama3_70b = with_lora(llama3_70b)
+qlora_llama3_8b = partial(lora_llama3_8b, quantize_base=True)
+qlora_llama3_70b = partial(lora_llama3_70b, quantize_base=True)

@@ -2,13 +2,11 @@
 https://huggingface.co/meta-llama.
 """
 
-from collections.abc import Collection, Mapping
 from functools import partial
 
-from torchtune.models._adapters import lora, lora_of_size
+from torchtune.models._adapters import with_lora
 from torchtune.models._decoder import Arch, build_decoder
 from torchtune.modules import TransformerDecoder
-from torchtune.modules.peft import LORA_ATTN_MODULES
 from torchtune.modules.position_embeddings import Llama3ScaledRoPE
 
 __all__ = [
@@ -70,39 +68,10 @@ def llama3_1_405b() -> TransformerDecoder:
     return build_decoder(Arch(**_SHARED, **_405B))
 
 
-def lora_llama3_1(
-    lora_attn_modules: Collection[LORA_ATTN_MODULES],
-    apply_lora_to_mlp: bool = False,
-    apply_lora_to_output: bool = False,
-    *,
-    vocab_size: int,
-    num_layers: int,
-    num_heads: int,
-    num_kv_heads: int,
-    embed_dim: int,
-    max_seq_len: int,
-    intermediate_dim: int | None = None,
-    attn_dropout: float = 0.0,
-    norm_eps: float = 1e-5,
-    rope_base: float = 500_000,
-    scale_factor: int = 8,
-    lora_rank: int,
-    lora_alpha: float,
-    lora_dropout: float = 0.0,
-    use_dora: bool = False,
-    quantize_base: bool = False,
-    use_rslora: bool = False,
-    rank_pattern: Mapping[str, int] | None = None,
-    alpha_pattern: Mapping[str, float] | None = None,
-    trainable_modules: Collection[str] = (),
-) -> TransformerDecoder:
-    """A Llama 3.1 decoder of any size with adapters; for the arguments see :func:`llama3_1` and ``_adapters.lora``."""
-    return lora_of_size(llama3_1, locals())
-
-
-lora_llama3_1_8b = partial(lora, llama3_1_8b)
-lora_llama3_1_70b = partial(lora, llama3_1_70b)
-lora_llama3_1_405b = partial(lora, llama3_1_405b)
-qlora_llama3_1_8b = partial(lora, llama3_1_8b, quantize_base=True)
-qlora_llama3_1_70b = partial(lora, llama3_1_70b, quantize_base=True)
-qlora_llama3_1_405b = partial(lora, llama3_1_405b, quantize_base=True)
+lora_llama3_1 = with_lora(llama3_1)
+lora_llama3_1_8b = with_lora(llama3_1_8b)
+lora_llama3_1_70b = with_lora(llama3_1_70b)
+lora_llama3_1_405b = with_lora(llama3_1_405b)
+qlora_llama3_1_8b = partial(lora_llama3_1_8b, quantize_base=True)
+qlora_llama3_1_70b = partial(lora_llama3_1_70b, quantize_base=True)
+qlora_llama3_1_405b = partial(lora_llama3_1_405b, quantize_base=True)

@@ -1,12 +1,10 @@
 """Llama 3.2, text models. Rows: ``config.json`` beside each checkpoint at https://huggingface.co/meta-llama."""
 
-from collections.abc import Collection, Mapping
 from functools import partial
 
-from torchtune.models._adapters import lora_of_size
+from torchtune.models._adapters import with_lora
 from torchtune.models._decoder import Arch, build_decoder
 from torchtune.modules import TransformerDecoder
-from torchtune.modules.peft import LORA_ATTN_MODULES
 
 __all__ = [
     "llama3_2", "llama3_2_1b", "llama3_2_3b", "lora_llama3_2", "lora_llama3_2_1b", "lora_llama3_2_3b",
@@ -64,74 +62,8 @@ def llama3_2_3b(tie_word_embeddings: bool = True) -> TransformerDecoder:
     return build_decoder(Arch(**_SHARED, **_3B, tied=tie_word_embeddings))
 
 
-def lora_llama3_2(
-    lora_attn_modules: Collection[LORA_ATTN_MODULES],
-    apply_lora_to_mlp: bool = False,
-    apply_lora_to_output: bool = False,
-    *,
-    vocab_size: int,
-    num_layers: int,
-    num_heads: int,
-    num_kv_heads: int,
-    embed_dim: int,
-    max_seq_len: int,
-    intermediate_dim: int | None = None,
-    attn_dropout: float = 0.0,
-    norm_eps: float = 1e-5,
-    rope_base: float = 500_000,
-    scale_factor: int = 32,
-    lora_rank: int,
-    lora_alpha: float,
-    lora_dropout: float = 0.0,
-    use_dora: bool = False,
-    quantize_base: bool = False,
-    use_rslora: bool = False,
-    rank_pattern: Mapping[str, int] | None = None,
-    alpha_pattern: Mapping[str, float] | None = None,
-    trainable_modules: Collection[str] = (),
-    tie_word_embeddings: bool = True,
-) -> TransformerDecoder:
-    """A Llama 3.2 decoder of any size with adapters; for the arguments see :func:`llama3_2` and ``_adapters.lora``."""
-    return lora_of_size(llama3_2, locals())
-
-
-def lora_llama3_2_1b(
-    lora_attn_modules: Collection[LORA_ATTN_MODULES],
-    apply_lora_to_mlp: bool = False,
-    apply_lora_to_output: bool = False,
-    lora_rank: int = 8,
-    lora_alpha: float = 16,
-    lora_dropout: float = 0.0,
-    use_dora: bool = False,
-    quantize_base: bool = False,
-    tie_word_embeddings: bool = True,
-    use_rslora: bool = False,
-    rank_pattern: Mapping[str, int] | None = None,
-    alpha_pattern: Mapping[str, float] | None = None,
-    trainable_modules: Collection[str] = (),
-) -> TransformerDecoder:
-    """Llama 3.2 1B with adapters; for the arguments see ``_adapters.lora``."""
-    return lora_of_size(llama3_2_1b, locals())
-
-
-def lora_llama3_2_3b(
-    lora_attn_modules: Collection[LORA_ATTN_MODULES],
-    apply_lora_to_mlp: bool = False,
-    apply_lora_to_output: bool = False,
-    lora_rank: int = 8,
-    lora_alpha: float = 16,
-    lora_dropout: float = 0.0,
-    use_dora: bool = False,
-    quantize_base: bool = False,
-    tie_word_embeddings: bool = True,
-    use_rslora: bool = False,
-    rank_pattern: Mapping[str, int] | None = None,
-    alpha_pattern: Mapping[str, float] | None = None,
-    trainable_modules: Collection[str] = (),
-) -> TransformerDecoder:
-    """Llama 3.2 3B with adapters; for the arguments see ``_adapters.lora``."""
-    return lora_of_size(llama3_2_3b, locals())
-
-
+lora_llama3_2 = with_lora(llama3_2)
+lora_llama3_2_1b = with_lora(llama3_2_1b)
+lora_llama3_2_3b = with_lora(llama3_2_3b)
 qlora_llama3_2_1b = partial(lora_llama3_2_1b, quantize_base=True)
 qlora_llama3_2_3b = partial(lora_llama3_2_3b, quantize_base=True)

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from torchtune.models._adapters import lora
+from torchtune.models._adapters import with_lora
 from torchtune.models.llama3_1 import llama3_1_70b
 from torchtune.modules import TransformerDecoder
 
@@ -14,5 +14,5 @@ def llama3_3_70b() -> TransformerDecoder:
     return llama3_1_70b()
 
 
-lora_llama3_3_70b = partial(lora, llama3_3_70b)
-qlora_llama3_3_70b = partial(lora, llama3_3_70b, quantize_base=True)
+lora_llama3_3_70b = with_lora(llama3_3_70b)
+qlora_llama3_3_70b = partial(lora_llama3_3_70b, quantize_base=True)
