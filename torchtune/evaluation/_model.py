@@ -108,7 +108,7 @@ class HarnessModel(TemplateLM):
                     continuations = {number: requests[number][2] for number in inputs[row]}
                     scored = max(map(len, continuations.values()))
                     # Of a long context the logits can take more memory than the model, and nobody asks for them.
-                    logits = self._model.output(hidden[None, len(row) - scored : len(row)])[0].float()
+                    logits = self._model.project(hidden[None, len(row) - scored : len(row)])[0].float()
                     for number, continuation in continuations.items():
                         answers[number] = _score(logits[scored - len(continuation) :], continuation)
                     bar.update(len(continuations))

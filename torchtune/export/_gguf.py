@@ -3,7 +3,6 @@
 """
 
 from collections import Counter
-from dataclasses import replace
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -21,7 +20,7 @@ from torchtune.export._gguf_tokenizer import add_vocabulary, read_vocabulary
 from torchtune.export._readers import TransformersReader
 from torchtune.export._source import Source
 from torchtune.export._write import Plan
-from torchtune.models._decoder import Arch, llama_intermediate_dim, rotary
+from torchtune.models._decoder import Arch, llama_intermediate_dim
 from torchtune.models._weights import EMBEDDING, OUTPUT, WeightMap
 from torchtune.modules import RotaryPositionalEmbeddings
 from torchtune.training.checkpointing._io import FileRecord, record_of
@@ -177,7 +176,7 @@ class GGUFFile:
         writer.add_value_length(self._source.head_dim)
         writer.add_layer_norm_rms_eps(a.norm_eps)
         writer.add_rope_dimension_count(self._source.head_dim)
-        writer.add_rope_freq_base(a.rope_base)
+        writer.add_rope_freq_base(a.ropes[0].base)
 
     def _file_type(self) -> int:
         kinds = self._gguf.LlamaFileType
@@ -210,7 +209,7 @@ def _commonest_type(source: Source) -> str:
 
 def rope_factors(a: Arch) -> Tensor | None:
     """What llama.cpp divides the frequencies of RoPE's pairs by, [head_dim / 2]; None where they are not scaled."""
-    if a.rope_scale_factor is None:
+    if a.ropes[0].scaling is None:
         return None
-    rope = rotary(replace(a, max_seq_len=1))
+    rope = a.ropes[0].module(a.channels, max_seq_len=1)
     return RotaryPositionalEmbeddings.frequencies(rope) / rope.frequencies()

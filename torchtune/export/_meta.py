@@ -59,8 +59,8 @@ def meta_params(a: Arch) -> dict[str, Any]:
         "n_kv_heads": a.num_kv_heads,
         "vocab_size": a.vocab_size,
         "norm_eps": a.norm_eps,
-        "rope_theta": a.rope_base,
-        "use_scaled_rope": a.rope_scale_factor is not None,
+        "rope_theta": a.ropes[0].base,
+        "use_scaled_rope": a.ropes[0].scaling is not None,
     }
     return params | _feed_forward(a)
 

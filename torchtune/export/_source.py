@@ -59,7 +59,7 @@ class Source:
 
     @cached_property
     def arch(self) -> Arch:
-        return self.family.arch(self.config)
+        return self.family.describe(self.config)[0]
 
     @property
     def name(self) -> str:
@@ -70,7 +70,7 @@ class Source:
 
     @property
     def head_dim(self) -> int:
-        return self.arch.head_dim or self.arch.embed_dim // self.arch.num_heads
+        return self.arch.channels
 
     @cached_property
     def saved(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -43,7 +43,7 @@ def _last_logits(model: TransformerDecoder, x: Tensor, **inputs: Tensor | None) 
         return model(x, **inputs)
     model.skip_output_layer = True
     try:
-        return model.output(model(x, **inputs)[:, -1:]).float()
+        return model.project(model(x, **inputs)[:, -1:]).float()
     finally:
         model.skip_output_layer = False
 

@@ -1,14 +1,23 @@
-"""Model families, found by what a checkpoint says of itself."""
+"""Model families, found by what a checkpoint or a config says of itself."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from torchtune.errors import CheckpointError, ConfigError
 from torchtune.models._family import Family
-from torchtune.models._llama import LLAMA
 
-_BY_HF_MODEL_TYPE = {"llama": LLAMA}  # ``model_type`` in a Hugging Face config.json
-_BY_MODEL_TYPE = {"LLAMA2": LLAMA, "LLAMA3": LLAMA, "LLAMA3_2": LLAMA}  # ``model_type`` in a torchtune config
+# Where each family lies below this package; a family is imported when it is asked for.
+_BY_HF_MODEL_TYPE = {  # ``model_type`` in a Hugging Face config.json
+    "llama": "_llama.LLAMA",
+    "mistral": "mistral.MISTRAL",
+}
+_BY_MODEL_TYPE = {  # ``model_type`` in a torchtune config
+    "LLAMA2": "_llama.LLAMA",
+    "LLAMA3": "_llama.LLAMA",
+    "LLAMA3_2": "_llama.LLAMA",
+    "MISTRAL": "mistral.MISTRAL",
+}
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
@@ -20,7 +29,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
     found = config.get("model_type")
     if found not in _BY_HF_MODEL_TYPE:
         raise CheckpointError(f"config.json says model_type {found!r}; known are {sorted(_BY_HF_MODEL_TYPE)}")
-    return _BY_HF_MODEL_TYPE[found]
+    return _family(_BY_HF_MODEL_TYPE[found])
 
 
 def family_for_model_type(model_type: str) -> Family:
@@ -31,4 +40,9 @@ def family_for_model_type(model_type: str) -> Family:
     """
     if model_type.upper() not in _BY_MODEL_TYPE:
         raise ConfigError(f"model_type {model_type!r} is not known; known are {sorted(_BY_MODEL_TYPE)}")
-    return _BY_MODEL_TYPE[model_type.upper()]
+    return _family(_BY_MODEL_TYPE[model_type.upper()])
+
+
+def _family(place: str) -> Family:
+    module, name = place.split(".")
+    return getattr(import_module(f"{__name__}.{module}"), name)

@@ -8,21 +8,32 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchtune.errors import CheckpointError
+from torchtune.models._rope import Rope
 from torchtune.modules import (
     FeedForward,
     MultiHeadAttention,
     RMSNorm,
-    RotaryPositionalEmbeddings,
     TiedLinear,
     TransformerDecoder,
     TransformerSelfAttentionLayer,
 )
-from torchtune.modules.position_embeddings import Llama3ScaledRoPE
+
+# By the name that a config.json has for it.
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "silu": nn.SiLU,
+    "swish": nn.SiLU,
+    "gelu": nn.GELU,
+    "gelu_pytorch_tanh": partial(nn.GELU, approximate="tanh"),
+    "relu": nn.ReLU,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arch:
-    """The size and shape of a decoder. Only numbers that two families share belong here; an oddity of one is a Part."""
+    """The size and shape of a decoder. Only numbers that two families share belong here; an oddity of one is a Part.
+
+    What differs between layers is a tuple; layer i has entry ``i % len``.
+    """
 
     vocab_size: int
     num_layers: int
@@ -32,11 +43,19 @@ class Arch:
     max_seq_len: int  # tokens
     head_dim: int | None = None  # None: embed_dim // num_heads
     intermediate_dim: int | None = None  # None: see ``llama_intermediate_dim``
+    activation: str = "silu"  # a key of ``ACTIVATIONS``
     attn_dropout: float = 0.0
     norm_eps: float = 1e-5
-    rope_base: float = 10_000.0
-    rope_scale_factor: float | None = None  # None: no scaling, else Llama 3.1's
-    rope_old_context_len: int = 8192  # tokens; read only with a scale factor
+    ropes: tuple[Rope | None, ...] = (Rope(),)  # None: a layer without positions
+    windows: tuple[int | None, ...] = (None,)  # keys that a query sees, itself included; None: all
+    qkv_bias: bool = False
+    output_proj_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False  # each head of queries and keys is normalised before the positions
+    attn_scale: float | None = None  # multiplies the scores; None: head_dim ** -0.5
+    attn_softcap: float | None = None
+    num_experts: int = 0
+    experts_per_token: int = 0
     tied: bool = False  # the output projection reads the token embedding
     num_classes: int | None = None  # None: a language model; else the rows of a classifier's output
 
@@ -45,7 +64,7 @@ class Arch:
         """Read the fields that Hugging Face decoder ``config.json`` files spell the same way.
 
         Raises:
-            CheckpointError: a field is missing, or RoPE is scaled in a way that this decoder does not have.
+            CheckpointError: a field is missing, or asks for what this decoder does not have.
         """
         try:
             fields = {
@@ -58,31 +77,40 @@ class Arch:
                 "intermediate_dim": config["intermediate_size"],
                 "max_seq_len": config["max_position_embeddings"],
                 "norm_eps": config.get("rms_norm_eps", 1e-6),
+                "activation": _activation(config),
+                "attn_dropout": config.get("attention_dropout") or 0.0,
                 "tied": config.get("tie_word_embeddings", False),
             }
         except KeyError as e:
             raise CheckpointError(
                 f"config.json lacks {e.args[0]!r}, which every decoder's has; is it complete?"
             ) from None
-        return cls(**fields | _hf_rope(config) | overrides)
+        ropes = overrides.pop("ropes", None) or (Rope.from_hf(config),)
+        return cls(**fields | {"ropes": ropes} | overrides)
+
+    @classmethod
+    def with_rope(
+        cls,
+        *,
+        rope_base: float = 10_000.0,
+        interleaved: bool = True,
+        scaling: Mapping[str, Any] | None = None,
+        **numbers: Any,
+    ) -> "Arch":
+        """Numbers of a decoder whose layers have the same positions; for the first arguments see :class:`Rope`."""
+        return cls(ropes=(Rope(base=rope_base, interleaved=interleaved, scaling=scaling),), **numbers)
+
+    @property
+    def channels(self) -> int:
+        """Channels of one head."""
+        return self.head_dim or self.embed_dim // self.num_heads
 
 
-def _hf_rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """RoPE in the spelling of transformers 5 (``rope_parameters``) or of earlier versions (``rope_scaling``)."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    base = {"rope_base": rope.get("rope_theta") or config.get("rope_theta") or 10_000.0}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return base
-    if kind != "llama3" or (rope["low_freq_factor"], rope["high_freq_factor"]) != (1, 4):
-        raise CheckpointError(
-            f"config.json asks for RoPE scaling {dict(rope)}; "
-            "known are 'default', and 'llama3' with the factors 1 and 4 of Llama 3.1"
-        )
-    return base | {
-        "rope_scale_factor": rope["factor"],
-        "rope_old_context_len": rope["original_max_position_embeddings"],
-    }
+def _activation(config: Mapping[str, Any]) -> str:
+    found = config.get("hidden_activation") or config.get("hidden_act") or "silu"
+    if found not in ACTIVATIONS:
+        raise CheckpointError(f"config.json asks for the activation {found!r}; known are {', '.join(ACTIVATIONS)}")
+    return found
 
 
 def llama_intermediate_dim(embed_dim: int, multiple_of: int = 256) -> int:
@@ -91,49 +119,59 @@ def llama_intermediate_dim(embed_dim: int, multiple_of: int = 256) -> int:
     return -(-width // multiple_of) * multiple_of
 
 
-def rotary(a: Arch) -> RotaryPositionalEmbeddings:
-    """Rotary positions; one module serves all layers, so there is one angle cache."""
-    dim = a.head_dim or a.embed_dim // a.num_heads
-    if a.rope_scale_factor is None:
-        return RotaryPositionalEmbeddings(dim, a.max_seq_len, a.rope_base)
-    scaling = {"scale_factor": a.rope_scale_factor, "old_context_len": a.rope_old_context_len}
-    return Llama3ScaledRoPE(dim, a.max_seq_len, a.rope_base, **scaling)
-
-
-def gated_mlp(a: Arch) -> FeedForward:
-    """SwiGLU (https://arxiv.org/abs/2002.05202)."""
+def gated_mlp(a: Arch, layer: int) -> FeedForward:
+    """A gated feed-forward; with SiLU it is SwiGLU (https://arxiv.org/abs/2002.05202)."""
     width = a.intermediate_dim or llama_intermediate_dim(a.embed_dim)
-    up = partial(nn.Linear, a.embed_dim, width, bias=False)
-    return FeedForward(gate_proj=up(), up_proj=up(), down_proj=nn.Linear(width, a.embed_dim, bias=False))
+    up = partial(nn.Linear, a.embed_dim, width, bias=a.mlp_bias)
+    down = nn.Linear(width, a.embed_dim, bias=a.mlp_bias)
+    return FeedForward(gate_proj=up(), up_proj=up(), down_proj=down, activation=ACTIVATIONS[a.activation]())
 
 
-def grouped_query_attention(a: Arch, rope: nn.Module) -> MultiHeadAttention:
-    """Attention without biases."""
-    head_dim = a.head_dim or a.embed_dim // a.num_heads
-    q_dim, kv_dim = a.num_heads * head_dim, a.num_kv_heads * head_dim
-    return MultiHeadAttention(
+def grouped_query_attention(
+    a: Arch,
+    layer: int,
+    rope: nn.Module | None,
+    parts: "Parts",
+    *,
+    attention: Callable[..., MultiHeadAttention] = MultiHeadAttention,
+) -> MultiHeadAttention:
+    """Attention as the numbers describe it; ``attention`` is the class that is made."""
+    q_dim, kv_dim = a.num_heads * a.channels, a.num_kv_heads * a.channels
+    return attention(
         embed_dim=a.embed_dim,
         num_heads=a.num_heads,
         num_kv_heads=a.num_kv_heads,
-        head_dim=head_dim,
-        q_proj=nn.Linear(a.embed_dim, q_dim, bias=False),
-        k_proj=nn.Linear(a.embed_dim, kv_dim, bias=False),
-        v_proj=nn.Linear(a.embed_dim, kv_dim, bias=False),
-        output_proj=nn.Linear(q_dim, a.embed_dim, bias=False),
+        head_dim=a.channels,
+        q_proj=nn.Linear(a.embed_dim, q_dim, bias=a.qkv_bias),
+        k_proj=nn.Linear(a.embed_dim, kv_dim, bias=a.qkv_bias),
+        v_proj=nn.Linear(a.embed_dim, kv_dim, bias=a.qkv_bias),
+        output_proj=nn.Linear(q_dim, a.embed_dim, bias=a.output_proj_bias),
+        q_norm=parts.norm(a.channels, a.norm_eps) if a.qk_norm else None,
+        k_norm=parts.norm(a.channels, a.norm_eps) if a.qk_norm else None,
         pos_embeddings=rope,
         max_seq_len=a.max_seq_len,
         attn_dropout=a.attn_dropout,
+        window=a.windows[layer % len(a.windows)],
+        softcap=a.attn_softcap,
+        scale=a.attn_scale,
     )
 
 
-def pre_norm_layer(a: Arch, rope: nn.Module, parts: "Parts") -> TransformerSelfAttentionLayer:
+def pre_norm_layer(a: Arch, attn: nn.Module, mlp: nn.Module, parts: "Parts") -> TransformerSelfAttentionLayer:
     """Norm before attention and norm before the feed-forward."""
-    return TransformerSelfAttentionLayer(
-        parts.attention(a, rope),
-        parts.mlp(a),
-        sa_norm=parts.norm(a.embed_dim, a.norm_eps),
-        mlp_norm=parts.norm(a.embed_dim, a.norm_eps),
-    )
+    norm = partial(parts.norm, a.embed_dim, a.norm_eps)
+    return TransformerSelfAttentionLayer(attn, mlp, sa_norm=norm(), mlp_norm=norm())
+
+
+def sandwich_layer(a: Arch, attn: nn.Module, mlp: nn.Module, parts: "Parts") -> TransformerSelfAttentionLayer:
+    """Norms before and after attention, and before and after the feed-forward."""
+    norm = partial(parts.norm, a.embed_dim, a.norm_eps)
+    return TransformerSelfAttentionLayer(attn, mlp, sa_norm=norm(), sa_scale=norm(), mlp_norm=norm(), mlp_scale=norm())
+
+
+def token_embedding(a: Arch) -> nn.Embedding:
+    """A plain embedding."""
+    return nn.Embedding(a.vocab_size, a.embed_dim)
 
 
 def output_projection(a: Arch, embedding: nn.Embedding) -> Callable[[Tensor], Tensor]:
@@ -145,24 +183,46 @@ def output_projection(a: Arch, embedding: nn.Embedding) -> Callable[[Tensor], Te
 
 @dataclass(frozen=True)
 class Parts:
-    """The constructors that a family may replace."""
+    """The constructors that a family may replace; ``layer`` in their arguments is the layer's number.
+
+    Args:
+        final_norm: the norm after the last layer; None: as the others.
+        finish_logits: applied to what the output projection gives, for example a soft cap.
+    """
 
     norm: Callable[[int, float], nn.Module] = RMSNorm
-    mlp: Callable[[Arch], nn.Module] = gated_mlp
-    attention: Callable[[Arch, nn.Module], nn.Module] = grouped_query_attention
-    layer: Callable[[Arch, nn.Module, "Parts"], nn.Module] = pre_norm_layer
+    embedding: Callable[[Arch], nn.Embedding] = token_embedding
+    mlp: Callable[[Arch, int], nn.Module] = gated_mlp
+    attention: Callable[[Arch, int, nn.Module | None, "Parts"], nn.Module] = grouped_query_attention
+    layer: Callable[[Arch, nn.Module, nn.Module, "Parts"], nn.Module] = pre_norm_layer
+    final_norm: Callable[[int, float], nn.Module] | None = None
+    finish_logits: Callable[[Tensor], Tensor] | None = None
 
 
 def build_decoder(a: Arch, parts: Parts = Parts()) -> TransformerDecoder:
     """The model, with torch's default initialisation; make it under ``torch.device("meta")`` to give it no storage."""
-    embedding = nn.Embedding(a.vocab_size, a.embed_dim)
-    rope = rotary(a)
+    embedding = parts.embedding(a)
+    ropes = _rope_modules(a)
+    layers = []
+    for i in range(a.num_layers):
+        attention = parts.attention(a, i, ropes[i % len(ropes)], parts)
+        layers.append(parts.layer(a, attention, parts.mlp(a, i), parts))
     return TransformerDecoder(
         tok_embeddings=embedding,
-        layers=[parts.layer(a, rope, parts) for _ in range(a.num_layers)],
+        layers=layers,
         max_seq_len=a.max_seq_len,
         num_heads=a.num_heads,
-        head_dim=a.head_dim or a.embed_dim // a.num_heads,
-        norm=parts.norm(a.embed_dim, a.norm_eps),
+        head_dim=a.channels,
+        norm=(parts.final_norm or parts.norm)(a.embed_dim, a.norm_eps),
         output=output_projection(a, embedding),
+        finish_logits=parts.finish_logits,
     )
+
+
+def _rope_modules(a: Arch) -> list[nn.Module | None]:
+    """The module of each of ``a.ropes``; those that are alike share one, and so one cache of angles."""
+    made: list[nn.Module | None] = []
+    for i, rope in enumerate(a.ropes):
+        first = a.ropes.index(rope)
+        made.append(made[first] if first < i else rope and rope.module(a.channels, a.max_seq_len))
+    return made

@@ -21,17 +21,17 @@ _70B = _SHARED | {"num_layers": 80, "num_heads": 64, "num_kv_heads": 8, "embed_d
 
 def code_llama2_7b() -> TransformerDecoder:
     """Code Llama 7B."""
-    return build_decoder(Arch(**_7B))
+    return build_decoder(Arch.with_rope(**_7B))
 
 
 def code_llama2_13b() -> TransformerDecoder:
     """Code Llama 13B."""
-    return build_decoder(Arch(**_13B))
+    return build_decoder(Arch.with_rope(**_13B))
 
 
 def code_llama2_70b() -> TransformerDecoder:
     """Code Llama 70B."""
-    return build_decoder(Arch(**_70B))
+    return build_decoder(Arch.with_rope(**_70B))
 
 
 lora_code_llama2_7b = with_lora(code_llama2_7b)

@@ -41,7 +41,7 @@ def llama2(
         attn_dropout: share of attention weights dropped in training.
         intermediate_dim: feed-forward width; None derives it from ``embed_dim`` as Llama does.
     """
-    return build_decoder(Arch(**locals()))
+    return build_decoder(Arch.with_rope(**locals()))
 
 
 def llama2_classifier(
@@ -58,27 +58,27 @@ def llama2_classifier(
     norm_eps: float = 1e-5,
 ) -> TransformerDecoder:
     """A Llama 2 decoder whose output is ``num_classes`` scores per token, [B, S, num_classes]."""
-    return build_decoder(Arch(**locals()))
+    return build_decoder(Arch.with_rope(**locals()))
 
 
 def llama2_7b() -> TransformerDecoder:
     """Llama 2 7B."""
-    return build_decoder(Arch(**_7B))
+    return build_decoder(Arch.with_rope(**_7B))
 
 
 def llama2_13b() -> TransformerDecoder:
     """Llama 2 13B."""
-    return build_decoder(Arch(**_13B))
+    return build_decoder(Arch.with_rope(**_13B))
 
 
 def llama2_70b() -> TransformerDecoder:
     """Llama 2 70B."""
-    return build_decoder(Arch(**_70B))
+    return build_decoder(Arch.with_rope(**_70B))
 
 
 def llama2_reward_7b() -> TransformerDecoder:
     """A reward model on Llama 2 7B: one score per token."""
-    return build_decoder(Arch(**_7B, num_classes=1))
+    return build_decoder(Arch.with_rope(**_7B, num_classes=1))
 
 
 lora_llama2 = with_lora(llama2)

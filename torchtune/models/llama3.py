@@ -38,17 +38,17 @@ def llama3(
         attn_dropout: share of attention weights dropped in training.
         intermediate_dim: feed-forward width; None derives it from ``embed_dim`` as Llama does.
     """
-    return build_decoder(Arch(**locals()))
+    return build_decoder(Arch.with_rope(**locals()))
 
 
 def llama3_8b() -> TransformerDecoder:
     """Llama 3 8B."""
-    return build_decoder(Arch(**_SHARED, **_8B))
+    return build_decoder(Arch.with_rope(**_SHARED, **_8B))
 
 
 def llama3_70b() -> TransformerDecoder:
     """Llama 3 70B."""
-    return build_decoder(Arch(**_SHARED, **_70B))
+    return build_decoder(Arch.with_rope(**_SHARED, **_70B))
 
 
 lora_llama3 = with_lora(llama3)

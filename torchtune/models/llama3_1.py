@@ -6,6 +6,7 @@ from functools import partial
 
 from torchtune.models._adapters import with_lora
 from torchtune.models._decoder import Arch, build_decoder
+from torchtune.models._rope import llama3_scaling
 from torchtune.modules import TransformerDecoder
 from torchtune.modules.position_embeddings import Llama3ScaledRoPE
 
@@ -19,7 +20,7 @@ _SHARED = {
     "vocab_size": 128_256,
     "max_seq_len": 131_072,
     "rope_base": 500_000,
-    "rope_scale_factor": 8,
+    "scaling": llama3_scaling(8),
     "norm_eps": 1e-5,
     "num_kv_heads": 8,
 }
@@ -50,22 +51,22 @@ def llama3_1(
         scale_factor: how many times slower RoPE's slow pairs turn; see :class:`Llama3ScaledRoPE`.
     """
     given = locals()
-    return build_decoder(Arch(rope_scale_factor=given.pop("scale_factor"), **given))
+    return build_decoder(Arch.with_rope(scaling=llama3_scaling(given.pop("scale_factor")), **given))
 
 
 def llama3_1_8b() -> TransformerDecoder:
     """Llama 3.1 8B."""
-    return build_decoder(Arch(**_SHARED, **_8B))
+    return build_decoder(Arch.with_rope(**_SHARED, **_8B))
 
 
 def llama3_1_70b() -> TransformerDecoder:
     """Llama 3.1 70B."""
-    return build_decoder(Arch(**_SHARED, **_70B))
+    return build_decoder(Arch.with_rope(**_SHARED, **_70B))
 
 
 def llama3_1_405b() -> TransformerDecoder:
     """Llama 3.1 405B."""
-    return build_decoder(Arch(**_SHARED, **_405B))
+    return build_decoder(Arch.with_rope(**_SHARED, **_405B))
 
 
 lora_llama3_1 = with_lora(llama3_1)

@@ -4,6 +4,7 @@ from functools import partial
 
 from torchtune.models._adapters import with_lora
 from torchtune.models._decoder import Arch, build_decoder
+from torchtune.models._rope import llama3_scaling
 from torchtune.modules import TransformerDecoder
 
 __all__ = [
@@ -15,7 +16,7 @@ _SHARED = {
     "vocab_size": 128_256,
     "max_seq_len": 131_072,
     "rope_base": 500_000,
-    "rope_scale_factor": 32,
+    "scaling": llama3_scaling(32),
     "norm_eps": 1e-5,
     "num_kv_heads": 8,
     "intermediate_dim": 8192,
@@ -48,18 +49,18 @@ def llama3_2(
         tie_word_embeddings: the output projection shares the token embedding's weight.
     """
     given = locals()
-    scale_factor, tied = given.pop("scale_factor"), given.pop("tie_word_embeddings")
-    return build_decoder(Arch(rope_scale_factor=scale_factor, tied=tied, **given))
+    scaling, tied = llama3_scaling(given.pop("scale_factor")), given.pop("tie_word_embeddings")
+    return build_decoder(Arch.with_rope(scaling=scaling, tied=tied, **given))
 
 
 def llama3_2_1b(tie_word_embeddings: bool = True) -> TransformerDecoder:
     """Llama 3.2 1B."""
-    return build_decoder(Arch(**_SHARED, **_1B, tied=tie_word_embeddings))
+    return build_decoder(Arch.with_rope(**_SHARED, **_1B, tied=tie_word_embeddings))
 
 
 def llama3_2_3b(tie_word_embeddings: bool = True) -> TransformerDecoder:
     """Llama 3.2 3B."""
-    return build_decoder(Arch(**_SHARED, **_3B, tied=tie_word_embeddings))
+    return build_decoder(Arch.with_rope(**_SHARED, **_3B, tied=tie_word_embeddings))
 
 
 lora_llama3_2 = with_lora(llama3_2)

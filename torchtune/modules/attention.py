@@ -19,7 +19,7 @@ class MultiHeadAttention(nn.Module):
         max_seq_len: longest sequence, in tokens.
         is_causal: without a mask, a token sees itself and those before it.
         attn_dropout: share of attention weights dropped in training.
-        window: keys a query sees, itself included; None for all.
+        window: keys a query sees, itself included, whatever the mask says; None for all.
         softcap: scores become ``softcap * tanh(score / softcap)``.
         scale: multiplies the scores; None means ``head_dim ** -0.5``.
 
@@ -94,17 +94,18 @@ class MultiHeadAttention(nn.Module):
         slots = self.kv_cache.next_slots(S) if self._caching and self.is_causal else None
         if input_pos is None:
             input_pos = slots
-        q = self.q_proj(x).view(B, S, -1, self.head_dim)
-        if self.q_norm is not None:
-            q = self.q_norm(q)
-        if self.pos_embeddings is not None:
-            q = self.pos_embeddings(q, input_pos=input_pos)
+        q = self._queries(x, input_pos)
         reuse_cached = y is None and self._caching and not self.is_causal
         k, v = self._keys_and_values(None if reuse_cached else x if y is None else y, input_pos)
-        if mask is None and self.is_causal and (self.window is not None or self._caching):
-            mask = self._positional_mask(torch.arange(S, device=x.device) if slots is None else slots, k.shape[2])
-        out = attend(
-            q.transpose(1, 2),
+        if self.is_causal:
+            mask = self._visible(mask, slots, S, k.shape[2], x.device)
+        out = self._attend(q, k, v, mask)
+        return self.output_proj(out.transpose(1, 2).reshape(B, S, -1))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """q [B, N, S, H] over k, v [B, K, T, H] -> [B, N, S, H]."""
+        return attend(
+            q,
             k,
             v,
             mask=mask,
@@ -113,7 +114,15 @@ class MultiHeadAttention(nn.Module):
             softcap=self.softcap,
             dropout_p=self.attn_dropout if self.training else 0.0,
         )
-        return self.output_proj(out.transpose(1, 2).reshape(B, S, -1))
+
+    def _queries(self, x: Tensor, input_pos: Tensor | None) -> Tensor:
+        """[B, S, D] -> queries [B, N, S, H]."""
+        q = self.q_proj(x).view(*x.shape[:2], -1, self.head_dim)
+        if self.q_norm is not None:
+            q = self.q_norm(q)
+        if self.pos_embeddings is not None:
+            q = self.pos_embeddings(q, input_pos=input_pos)
+        return q.transpose(1, 2)
 
     @property
     def _caching(self) -> bool:
@@ -133,8 +142,21 @@ class MultiHeadAttention(nn.Module):
         k, v = k.transpose(1, 2), v.transpose(1, 2)
         return self.kv_cache.update(k, v) if self._caching else (k, v)
 
-    def _positional_mask(self, positions: Tensor, T: int) -> Tensor:
-        """Causality, and the window, for queries at ``positions`` [S] over keys 0 .. T - 1: [S, T]."""
-        query, key = positions[:, None], torch.arange(T, device=positions.device)
-        seen = key <= query
-        return seen if self.window is None else seen & (query - key < self.window)
+    def _visible(
+        self, mask: Tensor | None, slots: Tensor | None, S: int, T: int, device: torch.device
+    ) -> Tensor | None:
+        """The mask with causality where there is none, and with the window; None where causality says it all.
+
+        Distances are between places in the row, which within a document are those between positions.
+
+        Args:
+            slots: the places [S] of the queries among the keys; None: the last of them.
+        """
+        windowed = self.window is not None and self.window < T
+        if not windowed and (mask is not None or slots is None):
+            return mask
+        query = torch.arange(T - S, T, device=device) if slots is None else slots
+        ahead = query[:, None] - torch.arange(T, device=device)
+        if mask is None:
+            mask = ahead >= 0
+        return mask & (ahead < self.window) if windowed else mask

@@ -46,6 +46,7 @@ def attend(
     is_causal: bool,
     scale: float | None = None,
     softcap: float | None = None,
+    sinks: Tensor | None = None,
     dropout_p: float = 0.0,
 ) -> Tensor:
     """Softmax attention, q [B, N, S, H] over k, v [B, K, T, H] -> [B, N, S, H]; N is a multiple of K.
@@ -54,13 +55,14 @@ def attend(
         mask: bool [B, S, T] or [S, T], True = may look; None leaves ``is_causal`` to decide.
         scale: multiplies the scores; None means H ** -0.5.
         softcap: scores become ``softcap * tanh(score / softcap)``.
+        sinks: a score for each head, [N], of a key that has no value, so that a query may look at nothing.
     """
     if mask is not None:
         is_causal = False
         mask = mask[:, None] if mask.dim() == 3 else mask
     plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= _PLAIN_MAX_SEQ_LEN
-    if softcap is not None or plain:
-        return _plain_attention(q, k, v, mask, is_causal, scale or q.shape[-1] ** -0.5, softcap, dropout_p)
+    if softcap is not None or sinks is not None or plain:
+        return _plain_attention(q, k, v, mask, is_causal, scale or q.shape[-1] ** -0.5, softcap, sinks, dropout_p)
     return F.scaled_dot_product_attention(
         q,
         k,
@@ -81,6 +83,7 @@ def _plain_attention(
     is_causal: bool,
     scale: float,
     softcap: float | None,
+    sinks: Tensor | None,
     dropout_p: float,
 ) -> Tensor:
     """Attention as two matrix products; the queries that share a key head are folded into its rows."""
@@ -93,5 +96,9 @@ def _plain_attention(
         mask = torch.ones(S, T, dtype=torch.bool, device=q.device).tril(T - S)
     if mask is not None:
         scores = scores.masked_fill(~(mask.unsqueeze(2) if mask.dim() == 4 else mask), float("-inf"))
-    weights = F.dropout(scores.softmax(-1), dropout_p) if dropout_p else scores.softmax(-1)
-    return (weights.view(B, K, N // K * S, T) @ v).view(B, N, S, H)
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.to(scores.dtype).view(1, K, N // K, 1, 1).expand(B, -1, -1, S, 1)], dim=-1)
+    weights = scores.softmax(-1)[..., :T]
+    if dropout_p:
+        weights = F.dropout(weights, dropout_p)
+    return (weights.reshape(B, K, N // K * S, T) @ v).view(B, N, S, H)

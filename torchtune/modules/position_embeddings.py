@@ -16,6 +16,8 @@ class RotaryPositionalEmbeddings(nn.Module):
         interleaved: pairs are (0, 1), (2, 3), ... as in Meta's weights; otherwise (0, dim/2), (1, dim/2 + 1), ...
     """
 
+    magnitude = 1.0  # multiplies what turns; some ways to extend a context ask for it
+
     def __init__(self, dim: int, max_seq_len: int = 4096, base: float = 10_000, *, interleaved: bool = True) -> None:
         super().__init__()
         self.dim, self.max_seq_len, self.base, self.interleaved = dim, max_seq_len, base, interleaved
@@ -32,9 +34,19 @@ class RotaryPositionalEmbeddings(nn.Module):
     def build_rope_cache(self, max_seq_len: int = 4096) -> None:
         """Fill ``cos`` and ``sin`` [max_seq_len, dim / 2], kept in float32: bf16 angles lose far positions."""
         freqs = self.frequencies()
-        angles = torch.outer(torch.arange(max_seq_len, device=freqs.device).float(), freqs)
-        self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", angles.sin(), persistent=False)
+        cos, sin = self._turns(torch.arange(max_seq_len, device=freqs.device), freqs)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def _turns(self, positions: Tensor, freqs: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of positions [...] at frequencies [dim / 2], each [..., dim / 2]."""
+        angles = positions[..., None].float() * freqs
+        return angles.cos() * self.magnitude, angles.sin() * self.magnitude
+
+    def _cos_sin(self, S: int, input_pos: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` turns by, each [S, dim / 2] or [B, S, dim / 2]."""
+        places = slice(S) if input_pos is None else input_pos
+        return self.cos[places], self.sin[places]
 
     def forward(self, x: Tensor, *, input_pos: Tensor | None = None) -> Tensor:
         """Rotate x [B, S, N, H].
@@ -43,8 +55,7 @@ class RotaryPositionalEmbeddings(nn.Module):
             input_pos: each token's position, [B, S] or [S]; None means 0 .. S - 1.
         """
         S, half = x.shape[1], self.dim // 2
-        cos = (self.cos[:S] if input_pos is None else self.cos[input_pos]).view(-1, S, 1, half)
-        sin = (self.sin[:S] if input_pos is None else self.sin[input_pos]).view(-1, S, 1, half)
+        cos, sin = (turn.view(-1, S, 1, half) for turn in self._cos_sin(S, input_pos))
         turning = x[..., : self.dim].float()
         if self.interleaved:
             a, b = turning.unflatten(-1, (half, 2)).unbind(-1)

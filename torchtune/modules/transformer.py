@@ -73,6 +73,7 @@ class TransformerDecoder(nn.Module):
         norm: applied after the last layer.
         output: projection to the vocabulary; a :class:`TiedLinear` shares the embedding's weight.
         output_hidden_states: numbers of the layers whose inputs are returned as well.
+        finish_logits: applied to what ``output`` gives, for example a soft cap.
 
     Raises:
         ValueError: ``num_layers`` contradicts ``layers``.
@@ -90,10 +91,11 @@ class TransformerDecoder(nn.Module):
         output: nn.Module | Callable[[Tensor], Tensor],
         num_layers: int | None = None,
         output_hidden_states: list[int] | None = None,
+        finish_logits: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.tok_embeddings, self.layers = tok_embeddings, _module_list(layers, num_layers)
-        self.norm, self.output = norm, output
+        self.norm, self.output, self.finish_logits = norm, output, finish_logits
         self.max_seq_len, self.num_heads, self.head_dim = max_seq_len, num_heads, head_dim
         self.output_hidden_states = output_hidden_states or []
         self.skip_output_layer, self.num_output_chunks = False, 0
@@ -184,11 +186,16 @@ class TransformerDecoder(nn.Module):
         h = self.norm(h)
         if self.skip_output_layer:
             return h
-        return self.chunked_output(h) if self.num_output_chunks > 0 else self.output(h).float()
+        return self.chunked_output(h) if self.num_output_chunks > 0 else self.project(h).float()
+
+    def project(self, h: Tensor) -> Tensor:
+        """Logits of normed hidden states: [..., D] -> [..., V], in the model's dtype."""
+        logits = self.output(h)
+        return logits if self.finish_logits is None else self.finish_logits(logits)
 
     def chunked_output(self, last_hidden_state: Tensor) -> list[Tensor]:
         """Logits of pieces of the sequence, each [B, about S / num_output_chunks, V], in the model's dtype."""
-        return [self.output(piece) for piece in last_hidden_state.tensor_split(self.num_output_chunks, dim=1)]
+        return [self.project(piece) for piece in last_hidden_state.tensor_split(self.num_output_chunks, dim=1)]
 
     def _check_length(self, seq_len: int) -> None:
         longest = self.decoder_max_cache_seq_len if self.caches_are_enabled() else self.max_seq_len

@@ -6,7 +6,7 @@ float32 from the hidden state, so that the gradient of a confident token, ``p - 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -50,20 +50,22 @@ def _counted(hidden: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor
     return hidden.index_select(0, counted), targets.index_select(0, counted)
 
 
-def _projected_cross_entropy(hidden: Tensor, projection: nn.Module, targets: Tensor, ignore_index: int) -> Tensor:
-    """The same for a projection that is more than its weight, as one with an adapter.
+def _projected_cross_entropy(
+    hidden: Tensor, project: Callable[[Tensor], Tensor], vocab_size: int, targets: Tensor, ignore_index: int
+) -> Tensor:
+    """The same for a projection that is more than its weight, as one with an adapter or a soft cap.
 
     A piece of the positions at a time is projected, in forward and once more in backward.
     """
     hidden, targets = _counted(hidden, targets, ignore_index)
     piece_bytes = _PIECE_BYTES_ON_CPU if hidden.device.type == "cpu" else _BLOCK_BYTES_OF_GPU
-    rows = max(piece_bytes // (4 * projection.weight.shape[0]), 1)
+    rows = max(piece_bytes // (4 * vocab_size), 1)
     pieces = zip(hidden.split(rows), targets.split(rows))
-    return sum(checkpoint(_sum_of_losses, projection, *piece, use_reentrant=False) for piece in pieces)
+    return sum(checkpoint(_sum_of_losses, project, *piece, use_reentrant=False) for piece in pieces)
 
 
-def _sum_of_losses(projection: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(projection(hidden).float(), targets, reduction="sum")
+def _sum_of_losses(project: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(project(hidden).float(), targets, reduction="sum")
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -250,11 +252,13 @@ class LinearCrossEntropyLoss(nn.Module, SFTLoss):
             raise ValueError("LinearCrossEntropyLoss: tp_enabled is not available; leave it out")
         self.num_output_chunks, self.ignore_index = num_output_chunks, ignore_index
         self.linear_projection: Any = None
+        self._finish_logits: Callable[[Tensor], Tensor] | None = None
 
     def set_model_output(self, model: nn.Module) -> None:
         """Take the model's output projection, and let the model return hidden states."""
         model.skip_output_layer = True
         self.linear_projection = model.output
+        self._finish_logits = getattr(model, "finish_logits", None)
 
     def apply_compile_strategy(self, *args: Any, **kwargs: Any) -> "LinearCrossEntropyLoss":
         """Itself: nearly all of its time is in matrix products, which compiling does not change."""
@@ -263,9 +267,13 @@ class LinearCrossEntropyLoss(nn.Module, SFTLoss):
     def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Summed, not averaged, over targets that count."""
         projection = self.linear_projection
-        if _only_multiplies(projection):
+        if _only_multiplies(projection) and self._finish_logits is None:
             return linear_cross_entropy(outputs, projection.weight, targets, ignore_index=self.ignore_index)
-        return _projected_cross_entropy(outputs, projection, targets, self.ignore_index)
+        return _projected_cross_entropy(outputs, self._logits, projection.weight.shape[0], targets, self.ignore_index)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits = self.linear_projection(hidden)
+        return logits if self._finish_logits is None else self._finish_logits(logits)
 
     def compute_cross_entropy(self, hidden_chunk: Tensor, target_chunk: Tensor) -> Tensor:
         """Summed loss of some positions: hidden states [..., D] against labels [...]."""

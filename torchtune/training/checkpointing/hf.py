@@ -83,7 +83,7 @@ class FullModelHFCheckpointer(FullModelCheckpointer):
             raise CheckpointError(f"{self.checkpoint_dir / 'config.json'} is not a table of settings")
         self.family = self._find_family()
         arch = self.family.arch(self.config)
-        self._head_dim = arch.head_dim or arch.embed_dim // arch.num_heads
+        self._head_dim = arch.channels
         self._tied = self.config.get("tie_word_embeddings")
 
     def _find_family(self) -> Family:
