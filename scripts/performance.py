@@ -61,9 +61,28 @@ def loading(report: dict[str, Any]) -> str:
     return "\n".join([sizes, _setting(report), "", *rows])
 
 
+def generating(report: dict[str, Any]) -> str:
+    """Speed of decoding on each side."""
+    found = report["environment"]
+    setting = (
+        f"{found['processor']}, PyTorch {found['torch']}, transformers {found['transformers']}, threads: "
+        f"{found['threads']}, load average before: {found['load_average_before']:.1f}, {found['date']}."
+    )
+    sides = [side for side in (THEIRS, "transformers", OURS) if side in next(iter(report["results"].values()))]
+    heads = [{OURS: "here"}.get(side, side) for side in sides]
+    rows = [f"| prompts at a time | {' | '.join(heads)} |", "|---" * (len(sides) + 1) + "|"]
+    for batch_size, rates in report["results"].items():
+        rows.append(f"| {batch_size} | {' | '.join(_rate(rates[side]) for side in sides)} |")
+    return "\n".join([setting, "", *rows])
+
+
+# By the name of the file of results.
+TABLES = {"adapters_cpu": training, "qlora_load_cpu": loading, "generate_cpu": generating}
+
+
 def render(page: str) -> str:
     """The page with its tables made anew; each stands between a pair of comments with its file's name."""
-    for name, write in (("adapters_cpu", training), ("qlora_load_cpu", loading)):
+    for name, write in TABLES.items():
         report = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
         begin, end = f"<!-- {name}.json -->", f"<!-- end of {name}.json -->"
         text = f"{begin}\n\n{write(report)}\n\n{end}"
