@@ -1,4 +1,4 @@
-"""Writes the generated tables of docs/performance.md from benchmarks/results.
+"""Writes the tables of measurements in the docs from benchmarks/results.
 
 Run it from the repository root after a benchmark: ``python scripts/performance.py``
 """
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "performance.md"
 THEIRS, OURS = "torchtune 0.6.1", "this tree"
 NAMES = {
     "full": "full",
@@ -76,19 +75,42 @@ def generating(report: dict[str, Any]) -> str:
     return "\n".join([setting, "", *rows])
 
 
-# By the name of the file of results.
-TABLES = {"adapters_cpu": training, "qlora_load_cpu": loading, "generate_cpu": generating}
+def quantized(report: dict[str, Any]) -> str:
+    """Speed of decoding with weights of each kind, as they are and compiled."""
+    found, rows = (
+        report["environment"],
+        ["| Weights | MB | tokens per second | with `compile=True` |", "|---|---|---|---|"],
+    )
+    rates = {(r["weights"], r["compiled"]): r["tokens per second"] for r in report["results"]}
+    for result in report["results"]:
+        name = result["weights"]
+        if not result["compiled"]:
+            cells = [name if name == "bf16" else f"`{name}`", f"{result['MB']:.0f}"]
+            rows.append(f"| {' | '.join([*cells, *(f'{rates[name, compiled]:.1f}' for compiled in (False, True))])} |")
+    setting = (
+        f"{found['processor']}, PyTorch {found['torch']}, torchao {found['torchao']}, threads: {found['threads']}."
+    )
+    return "\n".join([setting, "", *rows])
 
 
-def render(page: str) -> str:
-    """The page with its tables made anew; each stands between a pair of comments with its file's name."""
-    for name, write in TABLES.items():
-        report = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
-        begin, end = f"<!-- {name}.json -->", f"<!-- end of {name}.json -->"
-        text = f"{begin}\n\n{write(report)}\n\n{end}"
-        page = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _, text=text: text, page, flags=re.S)
-    return page
+# By the name of the file of results: the page, and what writes its table.
+TABLES = {
+    "adapters_cpu": ("performance.md", training),
+    "qlora_load_cpu": ("performance.md", loading),
+    "generate_cpu": ("performance.md", generating),
+    "quantized_decode_cpu": ("quantization.md", quantized),
+}
+
+
+def render(page: str, name: str) -> str:
+    """A page's text with the table of a file of results made anew, between a pair of comments with that name."""
+    report = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    begin, end = f"<!-- {name}.json -->", f"<!-- end of {name}.json -->"
+    text = f"{begin}\n\n{TABLES[name][1](report)}\n\n{end}"
+    return re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: text, page, flags=re.S)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(render(PAGE.read_text()))
+    for name, (page, _) in TABLES.items():
+        path = ROOT / "docs" / page
+        path.write_text(render(path.read_text(), name))
