@@ -48,6 +48,7 @@ from torchtune.training.setup import (
     give_hints,
     kept_checkpoints,
     make_scheduler,
+    prepare_data,
     say_what_has_no_effect,
     setup_profiler,
     start,
@@ -129,9 +130,10 @@ class FinetuneRecipe:
         logger.info("Dataset and Sampler are initialized.")
 
     def _make_dataset(self, node: Any) -> torch.utils.data.Dataset:
-        if not isinstance(node, list):
-            return config.instantiate(node, self.tokenizer)
-        return ConcatDataset([config.instantiate(one, self.tokenizer) for one in node])
+        made = [config.instantiate(one, self.tokenizer) for one in (node if isinstance(node, list) else [node])]
+        dataset = ConcatDataset(made) if isinstance(node, list) else made[0]
+        prepare_data(dataset, self.cfg, self.world)
+        return dataset
 
     def _setup_model(self) -> None:
         cfg, world = self.cfg, self.world
@@ -391,7 +393,8 @@ class FinetuneRecipe:
         )
         started = time.perf_counter()
         only = self.cfg.save_adapter_weights_only
-        contents = contents_of(self.model, self.checkpointer, self.base, self.world, adapters_only=only)
+        files = getattr(self.tokenizer, "files", {})  # what of it did not come from the folder of the base
+        contents = contents_of(self.model, self.checkpointer, self.base, self.world, adapters_only=only, files=files)
         base = [self.checkpointer.checkpoint_dir]
         path = self.folder.save(name, contents, self.model, self.optimizer, facts, protect=base)
         logger.info("Checkpoint %s is complete (%.1f s).", path, time.perf_counter() - started)

@@ -1,6 +1,7 @@
 """Packed datasets: nothing lost, nothing leaking from one document to the next."""
 
 import logging
+import time
 from collections import Counter
 
 import numpy as np
@@ -10,6 +11,8 @@ from torch.utils.data import Dataset
 
 from torchtune.data import padded_collate_packed, padded_collate_sft
 from torchtune.datasets import ConcatDataset, PackedDataset
+from torchtune.datasets._prepare import Preparation
+from torchtune.datasets._token_table import TokenTable
 from torchtune.errors import ConfigError, DataError
 
 
@@ -94,15 +97,16 @@ def test_items_are_tensors_of_int64_and_can_be_counted_from_the_end():
 def test_documents_without_a_target_are_left_out_and_counted(caplog):
     with caplog.at_level(logging.WARNING):
         packed = PackedDataset(Documents([4, 4, 1, 4], masked=[4, 0, 0, 4]), max_seq_len=8)
+        packed.prepare(Preparation())
     assert "left out 3 of 4 samples" in caplog.text
     assert [piece["tokens"][0] for piece in pieces(packed)] == [1000]
     with pytest.raises(DataError, match="none of the 2 samples has a token to train on"):
-        PackedDataset(Documents([4, 4], masked=[4, 4]), max_seq_len=8)
+        len(PackedDataset(Documents([4, 4], masked=[4, 4]), max_seq_len=8))
 
 
 def test_too_long_a_document():
-    with pytest.raises(DataError, match="sample 1 has 12 tokens and a pack holds 8"):
-        PackedDataset(Documents([5, 12, 3]), max_seq_len=8)
+    with pytest.raises(DataError, match="sample 1 has 12 tokens and a pack holds 8; so it is with 1 of 3 samples"):
+        len(PackedDataset(Documents([5, 12, 3]), max_seq_len=8))
 
 
 def test_max_packs_stops_early():
@@ -113,16 +117,36 @@ def test_max_packs_stops_early():
             Counted.read += 1
             return super().__getitem__(index)
 
-    assert len(PackedDataset(Counted([4] * 100), max_seq_len=8, max_packs=3)) == 3
-    assert Counted.read == 6
+    assert len(PackedDataset(Counted([4] * 1000), max_seq_len=8, max_packs=3)) == 3
+    assert Counted.read <= 256
     assert len(PackedDataset(Documents([4] * 100), max_seq_len=8, max_packs=3, split_across_pack=True)) == 3
     with pytest.raises(ConfigError, match="max_packs is 0"):
         PackedDataset(Documents([4]), max_seq_len=8, max_packs=0)
 
 
-def test_memory_is_eight_bytes_per_token():
-    packed = PackedDataset(Documents([500] * 40), max_seq_len=1000)
-    assert packed._tokens.nbytes + packed._labels.nbytes == 8 * 40 * 500
+def test_memory_is_five_bytes_per_token():
+    table = PackedDataset(Documents([500] * 40), max_seq_len=1000).packs.table
+    assert table.tokens.nbytes + table.trained.nbytes == 5 * 40 * 500
+
+
+def test_greedy_packs_keep_the_order_and_waste_more():
+    lengths = [5, 4, 4, 3, 2, 6]
+    greedy = PackedDataset(Documents(lengths), max_seq_len=8, padding_idx=-1, strategy="greedy")
+    assert [piece["tokens"][0] // 1000 for piece in pieces(greedy)] == [0, 1, 2, 3, 4, 5]
+    assert [pack["seq_lens"].tolist() for pack in greedy] == [[5, 3], [4, 4], [3, 2, 3], [6, 2]]
+    assert len(PackedDataset(Documents(lengths), max_seq_len=8)) == 3
+    with pytest.raises(ConfigError, match="best_fit, greedy"):
+        PackedDataset(Documents([4]), max_seq_len=8, strategy="worst")
+
+
+def test_hundred_thousand_documents_are_packed_in_a_second():
+    lengths = np.clip(np.random.default_rng(0).lognormal(5.6, 0.9, 100_000), 16, 4096).astype(int)
+    table = TokenTable(np.zeros(lengths.sum(), np.int32), np.ones(lengths.sum(), bool), np.cumsum(lengths))
+    packed = PackedDataset(Documents([1]), max_seq_len=4096)
+    started = time.process_time()
+    packs = packed._pack(table)
+    assert time.process_time() - started < 1
+    assert packs.num_tokens / len(packs) / 4096 > 0.999
 
 
 def test_concat():

@@ -51,6 +51,8 @@ class TrainConfig:
     seed: Annotated[int, AtLeast(0)] | None = None  # None: one is drawn and logged
     collate_fn: Dotted = "torchtune.data.padded_collate_sft"
     num_workers: Annotated[int, AtLeast(0)] = 0  # loader processes; 0: samples are made in the training process
+    data_workers: Annotated[int, AtLeast(0)] | None = None  # processes that tokenise before training; None: by cores
+    data_cache: bool = True  # keep what was tokenised of large data below ~/.cache/torchtune/data, for the next run
     pin_memory: bool | None = None  # page-locked batches; None: when the device is a GPU
 
     # Steps

@@ -43,6 +43,22 @@ def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> np.ndarray:
     return _numbered_by_first_document(pack_of)
 
 
+def next_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:
+    """The pack number of every document in its order; one that does not fit begins a new pack.
+
+    Args:
+        lengths: tokens per document, each from 1 to ``capacity``
+    """
+    pack_of = np.empty(len(lengths), dtype=np.int64)
+    pack, room = 0, capacity
+    for document, length in enumerate(lengths.tolist()):
+        if length > room:
+            pack, room = pack + 1, capacity
+        pack_of[document] = pack
+        room -= length
+    return pack_of
+
+
 def _numbered_by_first_document(pack_of: np.ndarray) -> np.ndarray:
     _, first, inverse = np.unique(pack_of, return_index=True, return_inverse=True)
     number = np.empty(len(first), dtype=np.int64)

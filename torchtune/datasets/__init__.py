@@ -2,7 +2,23 @@
 
 from torchtune.datasets._alpaca import alpaca_cleaned_dataset, alpaca_dataset
 from torchtune.datasets._concat import ConcatDataset
+from torchtune.datasets._hub_rows import (
+    cnn_dailymail_articles_dataset,
+    grammar_dataset,
+    hh_rlhf_helpful_dataset,
+    samsum_dataset,
+    slimorca_dataset,
+    wikitext_dataset,
+)
+from torchtune.datasets._instruct import chat_dataset, instruct_dataset
 from torchtune.datasets._packed import PackedDataset
+from torchtune.datasets._preference import PreferenceDataset, preference_dataset, stack_exchange_paired_dataset
 from torchtune.datasets._sft import SFTDataset
+from torchtune.datasets._text_completion import TextCompletionDataset, text_completion_dataset
 
-__all__ = ["ConcatDataset", "PackedDataset", "SFTDataset", "alpaca_cleaned_dataset", "alpaca_dataset"]
+__all__ = [
+    "ConcatDataset", "PackedDataset", "PreferenceDataset", "SFTDataset", "TextCompletionDataset",
+    "alpaca_cleaned_dataset", "alpaca_dataset", "chat_dataset", "cnn_dailymail_articles_dataset", "grammar_dataset",
+    "hh_rlhf_helpful_dataset", "instruct_dataset", "preference_dataset", "samsum_dataset", "slimorca_dataset",
+    "stack_exchange_paired_dataset", "text_completion_dataset", "wikitext_dataset",
+]  # fmt: skip

@@ -2,12 +2,14 @@
 
 import hashlib
 from bisect import bisect_right
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from torchtune.datasets._packed import PackedDataset
+from torchtune.datasets._prepare import Preparation
 from torchtune.errors import ConfigError
 
 
@@ -24,7 +26,10 @@ class ConcatDataset(Dataset):
             found = "packed and unpacked datasets" if kinds else "an empty list"
             raise ConfigError(f"ConcatDataset needs datasets that are all packed or all not packed, found {found}")
         self._datasets, self.packed = list(datasets), kinds.pop()
-        self._ends = list(accumulate(len(dataset) for dataset in datasets))
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(map(len, self._datasets)))  # packs are made when they are counted
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -35,6 +40,12 @@ class ConcatDataset(Dataset):
         index %= len(self)
         which = bisect_right(self._ends, index)
         return self._datasets[which][index - (self._ends[which - 1] if which else 0)]
+
+    def prepare(self, how: Preparation) -> None:
+        """Tokenise, and pack, all of them now."""
+        for dataset in self._datasets:
+            if hasattr(dataset, "prepare"):
+                dataset.prepare(how)
 
     def fingerprint(self) -> str:
         """Changes with any of the datasets or their order."""

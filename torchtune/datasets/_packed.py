@@ -1,27 +1,28 @@
-"""Packs: documents tokenised once into flat memory and laid side by side in rows of one length."""
+"""Packs: documents laid side by side in rows of one length."""
 
 import hashlib
 import logging
-import os
-import sys
-from array import array
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from torchtune.data._collate import CROSS_ENTROPY_IGNORE_IDX
-from torchtune.data._packing import best_fit_decreasing, cut_at_capacity
+from torchtune.data._packing import best_fit_decreasing, cut_at_capacity, next_fit
+from torchtune.datasets._prepare import Preparation, tokenised
+from torchtune.datasets._token_table import TokenTable
 from torchtune.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
 
+STRATEGIES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"best_fit": best_fit_decreasing, "greedy": next_fit}
+
 
 class PackedDataset(Dataset):
-    """A dataset whose samples are shared out over packs of ``max_seq_len`` tokens, with 8 bytes of memory per token.
+    """A dataset whose samples are shared out over packs of ``max_seq_len`` tokens.
 
     A pack is a dict of ``tokens``, ``labels`` and ``input_pos`` ``[max_seq_len]`` and ``seq_lens``, the lengths of its
     documents; padding at the end counts as one more document. Positions begin at 0 in each document, and the first
@@ -32,7 +33,9 @@ class PackedDataset(Dataset):
         padding_idx: the token id in the room that is left
         max_packs: stop after so many packs; None packs everything
         split_across_pack: lay the documents end to end in their order and cut them where a pack is full; otherwise
-            each document stays whole and packs are filled as well as possible (best fit, longest first)
+            each document stays whole
+        strategy: how whole documents are put into packs: ``best_fit`` fills packs as well as possible (longest first),
+            ``greedy`` keeps the order of the dataset and begins a new pack when a document does not fit, as torchtune
 
     Raises:
         DataError: a sample is longer than a pack and may not be cut, or no sample has a target
@@ -46,40 +49,101 @@ class PackedDataset(Dataset):
         padding_idx: int = 0,
         max_packs: int | None = None,
         split_across_pack: bool = False,
+        strategy: str = "best_fit",
     ) -> None:
         for name, value in (("max_seq_len", max_seq_len), ("max_packs", max_packs)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
-        self.max_seq_len, self.padding_idx = max_seq_len, padding_idx
-        limit = None if max_packs is None else max_packs * max_seq_len
-        longest = None if split_across_pack else max_seq_len
-        self._tokens, self._labels, lengths = _flatten(ds, longest, limit)
-        self._starts, self._stops, pack_of = _pieces(lengths, max_seq_len, split_across_pack)
-        # Documents sorted by pack; those of pack p are _documents[_first[p] : _first[p + 1]].
-        self._documents = np.argsort(pack_of, kind="stable")
-        num_packs = int(pack_of.max()) + 1
-        self._first = np.searchsorted(pack_of[self._documents], np.arange(num_packs + 1))
-        self._num_packs = num_packs if max_packs is None else min(num_packs, max_packs)
+        if strategy not in STRATEGIES:
+            raise ConfigError(f"strategy is {strategy!r}; it must be one of {', '.join(STRATEGIES)}")
+        self.ds, self.max_seq_len, self.padding_idx = ds, max_seq_len, padding_idx
+        self.max_packs, self.split_across_pack, self.strategy = max_packs, split_across_pack, strategy
+        self._packs: _Packs | None = None
+
+    def prepare(self, how: Preparation) -> None:
+        """Tokenise and pack now."""
+        if self._packs is None:
+            self._packs = self._pack(self._tokenised(how))
+            if how.is_main:
+                self._say(self._packs)
+
+    @property
+    def packs(self) -> "_Packs":
+        """The packs, made now if they are not there yet."""
+        if self._packs is None:
+            self.prepare(Preparation(workers=0))
+        return self._packs
+
+    def _tokenised(self, how: Preparation) -> TokenTable:
+        if self.max_packs is not None:
+            return tokenised(self.ds, how, most_tokens=self.max_packs * self.max_seq_len)
+        if hasattr(self.ds, "prepare"):
+            self.ds.prepare(how)
+            if self.ds.table is not None:
+                return self.ds.table
+        return tokenised(self.ds, how)
+
+    def _pack(self, table: TokenTable) -> "_Packs":
+        if not self.split_across_pack:
+            self._check_longest(table.lengths)
+        documents = np.flatnonzero(table.targets)
+        if not len(documents):
+            raise DataError(
+                f"none of the {len(table)} samples has a token to train on; they may be all prompt after being cut to "
+                "tokenizer.max_seq_len, or wholly masked (train_on_input: False)"
+            )
+        if len(documents) < len(table):
+            dropped = len(table) - len(documents)
+            _log.warning("left out %d of %d samples: they have no token to train on", dropped, len(table))
+        lengths = table.lengths[documents]
+        starts, stops, pack_of = self._pieces(lengths)
+        # Where the pieces lie in the table, which has the samples that were left out as well.
+        ends = np.cumsum(lengths)
+        shift = (table.ends[documents] - ends)[np.searchsorted(ends, starts, side="right")]
+        return _Packs(table, starts + shift, stops + shift, pack_of, self.max_packs)
+
+    def _pieces(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Start, stop and pack of every document laid end to end, or of every piece of one."""
+        if self.split_across_pack:
+            starts, stops = cut_at_capacity(lengths, self.max_seq_len)
+            return starts, stops, starts // self.max_seq_len
+        stops = np.cumsum(lengths)
+        return stops - lengths, stops, STRATEGIES[self.strategy](lengths, self.max_seq_len)
+
+    def _check_longest(self, lengths: np.ndarray) -> None:
+        longer = np.flatnonzero(lengths > self.max_seq_len)
+        if len(longer):
+            raise DataError(
+                f"sample {longer[0]} has {lengths[longer[0]]} tokens and a pack holds {self.max_seq_len}; so it is "
+                f"with {len(longer)} of {len(lengths)} samples. Set tokenizer.max_seq_len to shorten samples, raise "
+                "max_seq_len, or set split_across_pack: True"
+            )
+
+    def _say(self, packs: "_Packs") -> None:
+        tokens, room = packs.num_tokens, len(packs) * self.max_seq_len
         _log.info(
-            "packed %d samples, %d tokens, into %d packs of %d: %.1f %% filled",
-            len(lengths), len(self._tokens), num_packs, max_seq_len, 100 * len(self._tokens) / num_packs / max_seq_len,
-        )  # fmt: skip
+            "packed %d tokens into %d packs of %d: %.1f %% filled",
+            tokens,
+            len(packs),
+            self.max_seq_len,
+            100 * tokens / room,
+        )
 
     def __len__(self) -> int:
-        return self._num_packs
+        return len(self.packs)
 
     def __getitem__(self, idx: int) -> dict[str, Tensor]:
         if not -len(self) <= idx < len(self):
             raise IndexError(f"pack {idx} of {len(self)}")
-        idx %= len(self)
+        table = self.packs.table
         tokens = np.full(self.max_seq_len, self.padding_idx, dtype=np.int64)
         labels = np.full(self.max_seq_len, CROSS_ENTROPY_IGNORE_IDX, dtype=np.int64)
         lengths, at = [], 0
-        for document in self._documents[self._first[idx] : self._first[idx + 1]]:
-            start, stop = self._starts[document], self._stops[document]
-            length = int(stop - start)
-            tokens[at : at + length] = self._tokens[start:stop]
-            labels[at + 1 : at + length] = self._labels[start + 1 : stop]  # nothing in this document predicts its first
+        for start, stop in self.packs.documents(idx % len(self)):
+            length = stop - start
+            tokens[at : at + length] = table.tokens[start:stop]
+            trained = table.trained[start + 1 : stop]  # nothing in this document predicts its first
+            labels[at + 1 : at + length] = np.where(trained, tokens[at + 1 : at + length], CROSS_ENTROPY_IGNORE_IDX)
             lengths.append(length)
             at += length
         if at < self.max_seq_len:
@@ -93,67 +157,55 @@ class PackedDataset(Dataset):
 
     def fingerprint(self) -> str:
         """Changes with any token or label, and with how they are packed."""
-        content = hashlib.sha256(f"{self.max_seq_len} {len(self)}".encode())
-        for values in (self._tokens, self._labels, self._starts, self._documents, self._first):
+        return hashlib.sha256(f"{self.max_seq_len} {self.packs.fingerprint()}".encode()).hexdigest()
+
+
+class _Packs:
+    """Which pieces of a table lie in which pack."""
+
+    def __init__(
+        self, table: TokenTable, starts: np.ndarray, stops: np.ndarray, pack_of: np.ndarray, most: int | None
+    ) -> None:
+        self.table = table
+        order = np.argsort(pack_of, kind="stable")
+        count = int(pack_of.max()) + 1
+        self._starts, self._stops = starts[order], stops[order]
+        # The pieces of pack p are those from _first[p] to _first[p + 1].
+        self._first = np.searchsorted(pack_of[order], np.arange(count + 1))
+        self._count = count if most is None else min(count, most)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all packs together."""
+        last = self._first[self._count]
+        return int((self._stops[:last] - self._starts[:last]).sum())
+
+    def documents(self, pack: int) -> list[tuple[int, int]]:
+        """Start and end of each piece of a pack in the table."""
+        here = slice(self._first[pack], self._first[pack + 1])
+        return list(zip(self._starts[here].tolist(), self._stops[here].tolist()))
+
+    def fingerprint(self) -> str:
+        """Changes with any token or label and with the packing."""
+        content = hashlib.sha256(f"{self.table.fingerprint()} {len(self)}".encode())
+        for values in (self._starts, self._stops, self._first):
             content.update(np.ascontiguousarray(values).data)
         return content.hexdigest()
 
 
-def pack_to_fit(ds: Dataset, tokenizer: Any) -> PackedDataset:
-    """The dataset in packs as long as the tokenizer's longest sequence."""
-    max_seq_len = getattr(tokenizer, "max_seq_len", None)
-    if max_seq_len is None:
-        raise ConfigError("dataset.packed: True needs tokenizer.max_seq_len, which is the length of a pack")
-    return PackedDataset(ds, max_seq_len=max_seq_len, padding_idx=getattr(tokenizer, "pad_id", 0))
+def pack_to_fit(
+    ds: Dataset, tokenizer: Any, max_seq_len: int | None = None, *, split_across_pack: bool = False
+) -> PackedDataset:
+    """The dataset in packs of ``max_seq_len`` tokens, or else as long as the tokenizer's longest sequence.
 
-
-def _flatten(ds: Dataset, longest: int | None, limit: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All tokens and all labels in one row each (int32), and the length of each sample that has a target.
-
-    Args:
-        longest: refuse longer samples
-        limit: stop at so many tokens
+    Raises:
+        ConfigError: neither says how long a pack is
     """
-    tokens, labels, lengths = array("i"), array("i"), array("q")
-    dropped = 0
-    if not _shows_progress():
-        _log.info("tokenising and packing %d samples", len(ds))
-    for index in tqdm(range(len(ds)), desc="Packing", disable=not _shows_progress()):
-        sample = ds[index]
-        ids, targets = (np.asarray(sample[key], dtype=np.int32) for key in ("tokens", "labels"))
-        if len(ids) != len(targets):
-            raise DataError(f"sample {index} has {len(ids)} tokens and {len(targets)} labels; expected as many of both")
-        if longest is not None and len(ids) > longest:
-            raise DataError(
-                f"sample {index} has {len(ids)} tokens and a pack holds {longest}. Set tokenizer.max_seq_len to "
-                "shorten samples, raise max_seq_len, or set split_across_pack: True"
-            )
-        if not (targets[1:] != CROSS_ENTROPY_IGNORE_IDX).any():
-            dropped += 1
-            continue
-        tokens.frombytes(ids.tobytes())
-        labels.frombytes(targets.tobytes())
-        lengths.append(len(ids))
-        if limit is not None and len(tokens) >= limit:
-            break
-    if dropped:
-        _log.warning("left out %d of %d samples: they have no token to train on", dropped, len(ds))
-    if not lengths:
-        raise DataError(
-            f"none of the {len(ds)} samples has a token to train on; they may be all prompt after being cut to "
-            "tokenizer.max_seq_len, or wholly masked (train_on_input: False)"
-        )
-    return np.frombuffer(tokens, np.int32), np.frombuffer(labels, np.int32), np.frombuffer(lengths, np.int64)
-
-
-def _pieces(lengths: np.ndarray, capacity: int, split: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Start, stop and pack of every document, or of every piece of one."""
-    if split:
-        starts, stops = cut_at_capacity(lengths, capacity)
-        return starts, stops, starts // capacity
-    stops = np.cumsum(lengths)
-    return stops - lengths, stops, best_fit_decreasing(lengths, capacity)
-
-
-def _shows_progress() -> bool:
-    return sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
+    length = max_seq_len or getattr(tokenizer, "max_seq_len", None)
+    if length is None:
+        raise ConfigError("dataset.packed: True needs tokenizer.max_seq_len, which is the length of a pack")
+    padding_idx = getattr(tokenizer, "pad_id", 0)
+    return PackedDataset(ds, max_seq_len=length, padding_idx=padding_idx, split_across_pack=split_across_pack)

@@ -20,7 +20,9 @@ from torchtune import config
 from torchtune.config.schema import TrainConfig
 from torchtune.data import CROSS_ENTROPY_IGNORE_IDX, padded_collate_packed
 from torchtune.datasets import PackedDataset
+from torchtune.datasets._prepare import Preparation, default_cache_dir
 from torchtune.errors import CheckpointError, ConfigError
+from torchtune.training.distributed import World
 from torchtune.training.model_util import set_torch_num_threads
 from torchtune.training.profiler import setup_torch_profiler
 from torchtune.utils import get_logger, get_world_size_and_rank
@@ -66,6 +68,17 @@ def setup_profiler(node: Mapping[str, Any] | None) -> tuple[AbstractContextManag
     profiler, given = setup_torch_profiler(enabled=False) if node is None else config.instantiate(node)
     logger.info("Profiler config after instantiation: %s", given)
     return profiler, given
+
+
+def prepare_data(dataset: Dataset, cfg: TrainConfig, world: World) -> None:
+    """Tokenise a dataset, and pack it; the main process does so first, and the others read what it has kept."""
+    if not hasattr(dataset, "prepare"):
+        return
+    cache_dir = default_cache_dir() if cfg.data_cache else None
+    for turn in (True, False):
+        if world.is_main == turn:
+            dataset.prepare(Preparation(workers=cfg.data_workers, cache_dir=cache_dir, is_main=turn))
+        world.barrier()
 
 
 def collate_for(dataset: Dataset, collate_fn: str, tokenizer: Any) -> Callable[[list[Any]], dict[str, Any]]:

@@ -1,0 +1,164 @@
+"""Every builder on small local data: which text is trained on, and what becomes of wrong rows."""
+
+import json
+from collections.abc import Mapping
+
+import pytest
+
+from torchtune import datasets
+from torchtune.errors import ConfigError, DataError
+
+
+class Letters:
+    """A tokenizer whose ids are code points; 2 begins a text and 3 ends it."""
+
+    pad_id, bos_id, eos_id = 1, 2, 3
+
+    def __init__(self, max_seq_len: int | None = 200) -> None:
+        self.max_seq_len = max_seq_len
+
+    def encode(self, text: str, add_bos: bool = True, add_eos: bool = True) -> list[int]:
+        return [self.bos_id] * add_bos + list(map(ord, text)) + [self.eos_id] * add_eos
+
+    def __call__(self, sample: Mapping, inference: bool = False) -> dict:
+        parts = [(ord(letter), message.masked) for message in sample["messages"] for letter in message.text_content]
+        return {"tokens": [token for token, _ in parts], "mask": [masked for _, masked in parts]}
+
+
+def text(tokens: list[int]) -> str:
+    return "".join(map(chr, tokens))
+
+
+def trained(labels: list[int]) -> str:
+    return text([label for label in labels if label != -100])
+
+
+@pytest.fixture
+def write(tmp_path):
+    def rows(*found: dict) -> str:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in found))
+        return str(path)
+
+    return rows
+
+
+INSTRUCTIONS = {
+    "instruct_dataset": ({"input": "Add 1 2", "output": "3"}, {}),
+    "grammar_dataset": ({"input": "Add 1 2", "output": "3"}, {}),
+    "samsum_dataset": ({"dialogue": "Add 1 2", "summary": "3"}, {}),
+    "slimorca_dataset": (
+        {"conversations": [{"from": "human", "value": "Add 1 2"}, {"from": "gpt", "value": "3"}]},
+        {},
+    ),
+    "chat_dataset": (
+        {"talk": [{"role": "user", "content": "Add 1 2"}, {"role": "assistant", "content": "3"}]},
+        {"conversation_column": "talk", "conversation_style": "openai"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INSTRUCTIONS)
+def test_only_the_answer_is_trained_on(name, write):
+    row, options = INSTRUCTIONS[name]
+    build = getattr(datasets, name)
+    sample = build(Letters(), source=write(row), **options)[0]
+    assert text(sample["tokens"]) == "Add 1 23" and trained(sample["labels"]) == "3"
+    whole = build(Letters(), source=write(row), train_on_input=True, new_system_prompt="Be brief. ", **options)[0]
+    assert text(whole["tokens"]) == "Be brief. Add 1 23" and trained(whole["labels"]) == "Add 1 23"
+
+
+@pytest.mark.parametrize("name", INSTRUCTIONS)
+def test_packed(name, write):
+    row, options = INSTRUCTIONS[name]
+    packs = getattr(datasets, name)(Letters(max_seq_len=16), source=write(row, row, row), packed=True, **options)
+    assert len(packs) == 2
+    assert trained(packs[0]["labels"].tolist()) == "33"
+
+
+def test_columns_are_mapped(write):
+    rows = write({"q": "Hi", "a": "Ho"})
+    sample = datasets.instruct_dataset(Letters(), source=rows, column_map={"input": "q", "output": "a"})[0]
+    assert text(sample["tokens"]) == "HiHo"
+    talk = write({"turns": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]})
+    assert (
+        trained(datasets.slimorca_dataset(Letters(), source=talk, column_map={"conversations": "turns"})[0]["labels"])
+        == "Ho"
+    )
+
+
+def test_a_missing_column_names_the_nearest(write):
+    with pytest.raises(DataError, match=r"rows.jsonl, line 1.*outputs"):
+        datasets.instruct_dataset(Letters(), source=write({"input": "Hi", "outputs": "Ho"}))
+
+
+def test_an_unknown_style_is_refused(write):
+    with pytest.raises(ConfigError, match="sharegpt, openai"):
+        datasets.chat_dataset(Letters(), source=write({}), conversation_column="x", conversation_style="alpaca")
+
+
+COMPLETIONS = {
+    "text_completion_dataset": "text",
+    "cnn_dailymail_articles_dataset": "article",
+    "wikitext_dataset": "page",
+}
+
+
+@pytest.mark.parametrize("name", COMPLETIONS)
+def test_all_of_a_text_is_trained_on(name, write):
+    build, local = getattr(datasets, name), {} if name.startswith("text") else {"name": None}
+    if name == "wikitext_dataset":
+        local = {"subset": None}
+    sample = build(Letters(), write({COMPLETIONS[name]: "Once upon a time"}), **local)[0]
+    assert sample["tokens"] == sample["labels"] == [2, *map(ord, "Once upon a time"), 3]
+
+
+def test_a_long_text_is_cut_and_still_ends(write):
+    source = write({"text": "Once upon a time"})
+    assert datasets.text_completion_dataset(Letters(max_seq_len=6), source)[0]["tokens"] == [2, *map(ord, "Once"), 3]
+    assert datasets.TextCompletionDataset(Letters(6), source, max_seq_len=4)[0]["tokens"] == [2, *map(ord, "On"), 3]
+    assert datasets.TextCompletionDataset(Letters(6), source, add_eos=False)[0]["tokens"] == [2, *map(ord, "Once ")]
+
+
+def test_texts_are_split_across_packs_unless_asked_not_to(write):
+    source = write(*({"text": "abcd"} for _ in range(4)))  # 6 tokens each
+    split = datasets.text_completion_dataset(Letters(8), source, packed=True)
+    assert len(split) == 3 and split[0]["seq_lens"].tolist() == [6, 2]
+    whole = datasets.text_completion_dataset(Letters(8), source, packed=True, split_across_pack=False)
+    assert len(whole) == 4 and whole[0]["seq_lens"].tolist() == [6, 2]
+
+
+def test_a_text_that_is_none(write):
+    with pytest.raises(DataError, match="line 2: 'text' is 7; expected a text"):
+        datasets.text_completion_dataset(Letters(), write({"text": "a"}, {"text": 7}))
+
+
+def turns(*texts: str) -> list[dict]:
+    return [{"role": role, "content": said} for role, said in zip(("user", "assistant"), texts)]
+
+
+PREFERENCES = {
+    "preference_dataset": {"chosen": turns("Hi", "Ho"), "rejected": turns("Hi", "Hm")},
+    "hh_rlhf_helpful_dataset": {"chosen": turns("Hi", "Ho"), "rejected": turns("Hi", "Hm")},
+    "stack_exchange_paired_dataset": {"question": "Hi", "response_j": "Ho", "response_k": "Hm"},
+}
+
+
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_pairs_of_answers(name, write):
+    build = getattr(datasets, name)
+    sample = build(Letters(), source=write(PREFERENCES[name]))[0]
+    assert (text(sample["chosen_input_ids"]), text(sample["rejected_input_ids"])) == ("HiHo", "HiHm")
+    assert (trained(sample["chosen_labels"]), trained(sample["rejected_labels"])) == ("Ho", "Hm")
+    whole = build(Letters(), source=write(PREFERENCES[name]), train_on_input=True)[0]
+    assert trained(whole["chosen_labels"]) == "HiHo"
+
+
+def test_pairs_cannot_be_packed(write):
+    with pytest.raises(ConfigError, match="packed"):
+        datasets.PreferenceDataset(source=write({}), message_transform=None, tokenizer=Letters(), packed=True)
+
+
+def test_a_pair_needs_three_columns(write):
+    with pytest.raises(ConfigError, match="prompt, rejected must be there too"):
+        datasets.stack_exchange_paired_dataset(Letters(), source=write({}), column_map={"chosen": "a"})

@@ -1,0 +1,83 @@
+"""Builders of datasets for instructions and for dialogues, from columns that the user names."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torchtune.data._message_transforms import InputOutputToMessages, OpenAIToMessages, ShareGPTToMessages
+from torchtune.datasets._packed import PackedDataset, pack_to_fit
+from torchtune.datasets._sft import SFTDataset
+from torchtune.errors import ConfigError
+
+_STYLES = {"sharegpt": (ShareGPTToMessages, "conversations"), "openai": (OpenAIToMessages, "messages")}
+
+
+def instruct_dataset(
+    tokenizer: Any,
+    *,
+    source: str,
+    column_map: dict[str, str] | None = None,
+    train_on_input: bool = False,
+    new_system_prompt: str | None = None,
+    packed: bool = False,
+    filter_fn: Callable | None = None,
+    split: str = "train",
+    **load_dataset_kwargs: Any,
+) -> SFTDataset | PackedDataset:
+    """Rows with a column for what is asked and one for the answer.
+
+    Args:
+        source: a Hub dataset; a file; or ``json``, ``csv``, ``parquet`` with ``data_files=...``
+        column_map: ``input`` and ``output`` -> the columns of the data
+        train_on_input: False masks what is asked, so that only the answer is learnt
+        new_system_prompt: a system message to begin each sample with; not trained on
+        packed: fill sequences of ``tokenizer.max_seq_len`` with several samples each
+        filter_fn: which rows to keep
+        load_dataset_kwargs: see :class:`~torchtune.datasets.SFTDataset`
+    """
+    dataset = SFTDataset(
+        source=source,
+        message_transform=InputOutputToMessages(train_on_input, column_map, new_system_prompt),
+        model_transform=tokenizer,
+        filter_fn=filter_fn,
+        split=split,
+        **load_dataset_kwargs,
+    )
+    return pack_to_fit(dataset, tokenizer) if packed else dataset
+
+
+def chat_dataset(
+    tokenizer: Any,
+    *,
+    source: str,
+    conversation_column: str,
+    conversation_style: str,
+    train_on_input: bool = False,
+    new_system_prompt: str | None = None,
+    packed: bool = False,
+    filter_fn: Callable | None = None,
+    split: str = "train",
+    **load_dataset_kwargs: Any,
+) -> SFTDataset | PackedDataset:
+    """Rows with a column that holds a dialogue.
+
+    Args:
+        conversation_column: the column
+        conversation_style: ``sharegpt`` (``from`` and ``value`` of each turn) or ``openai`` (``role`` and ``content``)
+        train_on_input: True trains on all messages, False on the assistant's
+        source, new_system_prompt, packed, filter_fn, load_dataset_kwargs: see :func:`instruct_dataset`
+
+    Raises:
+        ConfigError: the style is another
+    """
+    if conversation_style not in _STYLES:
+        raise ConfigError(f"conversation_style is {conversation_style!r}; it must be one of {', '.join(_STYLES)}")
+    transform, column = _STYLES[conversation_style]
+    dataset = SFTDataset(
+        source=source,
+        message_transform=transform(train_on_input, {column: conversation_column}, new_system_prompt),
+        model_transform=tokenizer,
+        filter_fn=filter_fn,
+        split=split,
+        **load_dataset_kwargs,
+    )
+    return pack_to_fit(dataset, tokenizer) if packed else dataset

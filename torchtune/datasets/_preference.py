@@ -1,0 +1,141 @@
+"""Pairs of answers to one prompt, the better and the worse, for preference optimisation."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torchtune.data._message_transforms import ChosenRejectedToMessages
+from torchtune.data._messages import Message, mask_messages
+from torchtune.datasets._row_dataset import RowDataset
+from torchtune.datasets._rows import Row
+from torchtune.datasets._sft import with_labels
+from torchtune.errors import ConfigError
+from torchtune.modules.transforms import Transform
+
+_SIDES = ("chosen", "rejected")
+
+
+class PreferenceDataset(RowDataset):
+    """Pairs of dialogues as ``chosen_input_ids``, ``chosen_labels``, ``rejected_input_ids`` and ``rejected_labels``.
+
+    Args:
+        message_transform: row to a dict with the messages ``chosen`` and ``rejected``
+        tokenizer: adds ``tokens`` and ``mask`` to messages
+        packed: refused; a pair has two sequences
+        source, filter_fn, load_dataset_kwargs: see :class:`~torchtune.datasets.SFTDataset`
+
+    Raises:
+        DataError: the data or a row cannot be used; names the file, the line and the column
+        ConfigError: ``packed``
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        message_transform: Transform,
+        tokenizer: Any,
+        filter_fn: Callable | None = None,
+        packed: bool = False,
+        filter_kwargs: dict[str, Any] | None = None,
+        **load_dataset_kwargs: Any,
+    ) -> None:
+        if packed:
+            raise ConfigError("packed: True is not possible for pairs of answers; leave it out")
+        self._message_transform, self._tokenizer = message_transform, tokenizer
+        super().__init__(source, filter_fn, filter_kwargs, **load_dataset_kwargs)
+
+    def read(self, row: Row) -> Mapping[str, list[Message]]:
+        return self._message_transform(row)
+
+    def encode(self, content: Mapping[str, list[Message]]) -> dict[str, list[int]]:
+        sample = {}
+        for side in _SIDES:
+            one = with_labels(dict(self._tokenizer({"messages": content[side]})))
+            sample |= {f"{side}_input_ids": one["tokens"], f"{side}_labels": one["labels"]}
+        return sample
+
+    @property
+    def column_map(self) -> Mapping[str, str]:
+        return getattr(self._message_transform, "column_map", None) or {}
+
+
+class QuestionAndTwoAnswers(Transform):
+    """Rows of ``prompt``, ``chosen`` and ``rejected``, each a text.
+
+    Args:
+        column_map: those three names -> the dataset's column names
+        train_on_input: True trains on the prompt as well
+    """
+
+    def __init__(self, column_map: dict[str, str], train_on_input: bool = False) -> None:
+        missing = [name for name in ("prompt", *_SIDES) if name not in column_map]
+        if missing:
+            raise ConfigError(
+                f"column_map has the entries {sorted(column_map)}; {', '.join(missing)} must be there too"
+            )
+        self.column_map = column_map
+        self._strategy = "train_on_all" if train_on_input else "train_on_assistant"
+
+    def __call__(self, sample: Mapping[str, Any]) -> dict[str, list[Message]]:
+        prompt = sample[self.column_map["prompt"]]
+        return {side: self._dialogue(prompt, sample[self.column_map[side]]) for side in _SIDES}
+
+    def _dialogue(self, prompt: str, answer: str) -> list[Message]:
+        messages = [Message("user", prompt), Message("assistant", answer)]
+        mask_messages(messages, self._strategy)
+        return messages
+
+
+def preference_dataset(
+    tokenizer: Any,
+    *,
+    source: str,
+    column_map: dict[str, str] | None = None,
+    train_on_input: bool = False,
+    new_system_prompt: str | None = None,
+    filter_fn: Callable | None = None,
+    split: str = "train",
+    **load_dataset_kwargs: Any,
+) -> PreferenceDataset:
+    """Rows with two dialogues, ``chosen`` and ``rejected``, each a list of ``role`` and ``content``.
+
+    Args:
+        column_map: those two names -> the dataset's column names
+        source, train_on_input, new_system_prompt, filter_fn, load_dataset_kwargs: see
+            :func:`~torchtune.datasets.instruct_dataset`
+    """
+    return PreferenceDataset(
+        source=source,
+        message_transform=ChosenRejectedToMessages(train_on_input, column_map, new_system_prompt),
+        tokenizer=tokenizer,
+        filter_fn=filter_fn,
+        split=split,
+        **load_dataset_kwargs,
+    )
+
+
+def stack_exchange_paired_dataset(
+    tokenizer: Any,
+    *,
+    source: str = "lvwerra/stack-exchange-paired",
+    column_map: dict[str, str] | None = None,
+    train_on_input: bool = False,
+    filter_fn: Callable | None = None,
+    split: str = "train",
+    **load_dataset_kwargs: Any,
+) -> PreferenceDataset:
+    """Questions with a better and a worse answer: https://huggingface.co/datasets/lvwerra/stack-exchange-paired.
+
+    Args:
+        column_map: ``prompt``, ``chosen`` and ``rejected`` -> the columns; None: that dataset's
+        source, train_on_input, filter_fn, load_dataset_kwargs: see :func:`~torchtune.datasets.instruct_dataset`
+    """
+    columns = column_map or {"prompt": "question", "chosen": "response_j", "rejected": "response_k"}
+    return PreferenceDataset(
+        source=source,
+        message_transform=QuestionAndTwoAnswers(columns, train_on_input),
+        tokenizer=tokenizer,
+        filter_fn=filter_fn,
+        split=split,
+        **load_dataset_kwargs,
+    )

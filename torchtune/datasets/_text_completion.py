@@ -1,0 +1,85 @@
+"""Plain text to go on with: every token is trained on."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torchtune.data._utils import truncate
+from torchtune.datasets._packed import PackedDataset, pack_to_fit
+from torchtune.datasets._row_dataset import TokenRowDataset
+from torchtune.datasets._rows import Row
+from torchtune.errors import DataError
+
+
+class TextCompletionDataset(TokenRowDataset):
+    """The texts of one column, tokenised when asked for; longer ones than ``tokenizer.max_seq_len`` are cut.
+
+    Args:
+        column: the one with the text
+        add_eos: end each text with the tokenizer's end token
+        max_seq_len: tokens; in place of the tokenizer's own
+        source, filter_fn, load_dataset_kwargs: see :class:`~torchtune.datasets.SFTDataset`; ``source`` may be ``text``
+            or a ``.txt`` file, each line of which is a row
+
+    Raises:
+        DataError: the data or a row cannot be used; names the file, the line and the column
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        source: str,
+        column: str = "text",
+        add_eos: bool = True,
+        filter_fn: Callable | None = None,
+        filter_kwargs: dict[str, Any] | None = None,
+        max_seq_len: int | None = None,
+        **load_dataset_kwargs: Any,
+    ) -> None:
+        self._tokenizer, self._column, self._add_eos = tokenizer, column, add_eos
+        self._limit = max_seq_len or tokenizer.max_seq_len
+        super().__init__(source, filter_fn, filter_kwargs, **load_dataset_kwargs)
+
+    def read(self, row: Row) -> str:
+        text = row[self._column]
+        if not isinstance(text, str):
+            raise DataError(f"{self._column!r} is {text!r}; expected a text")
+        return text
+
+    def encode(self, content: str) -> dict[str, list[int]]:
+        tokens = self._tokenizer.encode(content, add_bos=True, add_eos=self._add_eos)
+        if self._limit is not None:
+            eos_id = self._tokenizer.eos_id if self._add_eos else None
+            tokens = truncate(tokens, self._limit, eos_id, getattr(self._tokenizer, "truncation_type", "right"))
+        return {"tokens": tokens, "labels": tokens.copy()}
+
+    @property
+    def column_map(self) -> Mapping[str, str]:
+        return {"text": self._column}
+
+
+def text_completion_dataset(
+    tokenizer: Any,
+    source: str,
+    column: str = "text",
+    add_eos: bool = True,
+    packed: bool = False,
+    split_across_pack: bool = True,
+    split: str = "train",
+    filter_fn: Callable | None = None,
+    *,
+    max_seq_len: int | None = None,
+    **load_dataset_kwargs: Any,
+) -> TextCompletionDataset | PackedDataset:
+    """Text to go on with, as in pre-training.
+
+    Args:
+        packed: fill sequences of ``max_seq_len`` with several texts each
+        split_across_pack: when packed, lay the texts end to end and cut them where a pack is full
+        source, column, add_eos, split, filter_fn, max_seq_len, load_dataset_kwargs: see :class:`TextCompletionDataset`
+    """
+    dataset = TextCompletionDataset(
+        tokenizer, source, column, add_eos, filter_fn, max_seq_len=max_seq_len, split=split, **load_dataset_kwargs
+    )
+    if not packed:
+        return dataset
+    return pack_to_fit(dataset, tokenizer, max_seq_len, split_across_pack=split_across_pack)

@@ -1,0 +1,158 @@
+"""Tokenised samples in flat arrays, 5 bytes a token, in memory or mapped from files."""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from torchtune.data._collate import CROSS_ENTROPY_IGNORE_IDX
+
+_TOKENS, _TRAINED, _ENDS, _FACTS = "tokens.bin", "trained.bin", "ends.bin", "facts.json"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some samples in a row: ids int32 [T], which of them are trained on bool [T], and lengths int64 [n]."""
+
+    tokens: np.ndarray
+    trained: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, samples: Iterable[dict[str, Any]]) -> "Piece":
+        """Of samples with ``tokens`` and unshifted ``labels``."""
+        tokens, trained, lengths = array("i"), bytearray(), array("q")
+        for sample in samples:
+            ids = np.asarray(sample["tokens"], dtype=np.int32)
+            tokens.frombytes(ids.tobytes())
+            trained += (np.asarray(sample["labels"]) != CROSS_ENTROPY_IGNORE_IDX).tobytes()
+            lengths.append(len(ids))
+        return cls(*(np.frombuffer(*column) for column in ((tokens, np.int32), (trained, bool), (lengths, np.int64))))
+
+
+class TokenTable:
+    """Samples by number; ``ends[i]`` is where sample i ends in ``tokens`` and ``trained``."""
+
+    def __init__(self, tokens: np.ndarray, trained: np.ndarray, ends: np.ndarray) -> None:
+        self.tokens, self.trained, self.ends = tokens, trained, ends
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        index = range(len(self))[index]
+        start = int(self.ends[index - 1]) if index else 0
+        tokens = self.tokens[start : self.ends[index]].astype(np.int64)
+        trained = self.trained[start : self.ends[index]]
+        return {"tokens": tokens, "labels": np.where(trained, tokens, CROSS_ENTROPY_IGNORE_IDX)}
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sample, [n]."""
+        return np.diff(self.ends, prepend=0)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Tokens of each sample that the loss counts, [n]: those trained on, but for the first, which none predicts."""
+        counts = np.zeros(len(self), dtype=np.int64)
+        filled = np.flatnonzero(self.lengths)  # reduceat would give an empty sample the token after it
+        starts = (self.ends - self.lengths)[filled]
+        if len(filled):
+            counts[filled] = np.add.reduceat(self.trained, starts, dtype=np.int64) - self.trained[starts]
+        return counts
+
+    def fingerprint(self) -> str:
+        """Changes with any token, and with what is trained on."""
+        content = hashlib.sha256()
+        for values in (self.tokens, self.trained, self.ends):
+            content.update(np.ascontiguousarray(values).data)
+        return content.hexdigest()
+
+
+class Sink(Protocol):
+    """What takes pieces in their order and becomes a table."""
+
+    def add(self, piece: Piece) -> None: ...
+
+    def table(self) -> TokenTable: ...
+
+
+class InMemory:
+    """A table in memory."""
+
+    def __init__(self) -> None:
+        self._tokens, self._trained, self._lengths = array("i"), bytearray(), array("q")
+
+    def add(self, piece: Piece) -> None:
+        self._tokens.frombytes(piece.tokens.tobytes())
+        self._trained += piece.trained.tobytes()
+        self._lengths.frombytes(piece.lengths.tobytes())
+
+    def table(self) -> TokenTable:
+        tokens, trained = np.frombuffer(self._tokens, np.int32), np.frombuffer(self._trained, bool)
+        return TokenTable(tokens, trained, np.cumsum(np.frombuffer(self._lengths, np.int64)))
+
+
+class InFolder:
+    """A table in files, which appear at ``folder`` only when they are complete.
+
+    Args:
+        facts: what the table is of; written beside it.
+    """
+
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        self._folder, self._facts, self._end = folder, facts, 0
+        self._hidden = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
+        self._hidden.mkdir(parents=True)
+        self._files = {name: open(self._hidden / name, "wb") for name in (_TOKENS, _TRAINED, _ENDS)}
+
+    def add(self, piece: Piece) -> None:
+        ends = self._end + np.cumsum(piece.lengths)
+        for name, values in ((_TOKENS, piece.tokens), (_TRAINED, piece.trained), (_ENDS, ends)):
+            self._files[name].write(values.tobytes())
+        self._end = int(ends[-1]) if len(ends) else self._end
+
+    def table(self) -> TokenTable:
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        (self._hidden / _FACTS).write_text(json.dumps(self._facts | {"tokens": self._end}, indent=1) + "\n")
+        try:
+            self._hidden.rename(self._folder)
+        except OSError:  # somebody else has made the same table meanwhile
+            shutil.rmtree(self._hidden)
+        found = open_table(self._folder)
+        assert found is not None
+        return found
+
+    def discard(self) -> None:
+        """Forget what was added."""
+        for file in self._files.values():
+            file.close()
+        shutil.rmtree(self._hidden, ignore_errors=True)
+
+
+def open_table(folder: Path) -> TokenTable | None:
+    """The table in a folder, mapped and not read; None when there is none, or not the whole of it."""
+    try:
+        size = json.loads((folder / _FACTS).read_text())["tokens"]
+        files = (folder / _TOKENS, np.int32), (folder / _TRAINED, bool), (folder / _ENDS, np.int64)
+        tokens, trained, ends = (np.memmap(path, kind, mode="r") for path, kind in files)
+    except (OSError, ValueError, KeyError):
+        return None
+    whole = len(tokens) == len(trained) == size == int(ends[-1])
+    return TokenTable(tokens, trained, ends) if whole else None
+
+
+def in_pieces(length: int, size: int) -> Iterator[range]:
+    """0 .. length - 1 in ranges of ``size``."""
+    return (range(start, min(start + size, length)) for start in range(0, length, size))
