@@ -1,13 +1,37 @@
 """Tokenizer files made for tests: small ones, and the same words in another form."""
 
 import base64
+import json
 from pathlib import Path
 
+import mistral_common
+from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from sentencepiece import SentencePieceProcessor
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
 
 from torchtune.models._llama3_tokenizer import LLAMA3_PATTERN
+
+CHAT_TOKENS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "[INST]", "[/INST]"]
+MISTRAL_DATA = Path(mistral_common.__file__).parent / "data"
+TEKKEN_SPECIAL, TEKKEN_WORDS = 1000, 3000
+
+
+def small_tekken(folder: Path, version: str, more_special: list[str] = ()) -> Path:
+    """The first words of Mistral's tekken file, which need no others to be merged from.
+
+    Args:
+        more_special: names of special tokens after those that old files imply.
+    """
+    content = json.loads((MISTRAL_DATA / "tekken_240718.json").read_bytes())
+    content["vocab"] = content["vocab"][: TEKKEN_WORDS + 10]  # a few more than are used, as in Mistral's file
+    content["config"] |= {"version": version, "default_vocab_size": TEKKEN_SPECIAL + TEKKEN_WORDS}
+    if more_special:
+        names = [*(str(token["token_str"]) for token in Tekkenizer.DEPRECATED_SPECIAL_TOKENS), *more_special]
+        content["special_tokens"] = [{"rank": i, "token_str": n, "is_control": True} for i, n in enumerate(names)]
+    path = folder / "tekken.json"
+    path.write_text(json.dumps(content))
+    return path
 
 
 def small_tiktoken(path: Path, folder: Path, num_words: int) -> Path:
@@ -60,6 +84,15 @@ def byte_tokenizer(path: Path, special_tokens: list[str]) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special_tokens])
     tokenizer.save(str(path))
+
+
+def chat_folder(path: Path, template: str | None, **config: object) -> Path:
+    """A folder with the tokenizer of a model whose dialogues a chat template writes; ``config`` adds to its config."""
+    byte_tokenizer(path / "tokenizer.json", CHAT_TOKENS)
+    tokens = {"bos_token": "<s>", "eos_token": {"content": "</s>", "special": True}, "model_max_length": 99}
+    extra = {} if template is None else {"chat_template": template}
+    (path / "tokenizer_config.json").write_text(json.dumps(tokens | extra | config))
+    return path
 
 
 def _byte_letters() -> dict[int, str]:

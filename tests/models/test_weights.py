@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from torchtune.errors import CheckpointError
-from torchtune.models._weights import HF_DECODER, Read, WeightMap, Write
+from torchtune.models._tensor_forms import Columns, PerExpert, Read, ReadColumns, ReadExperts, Write
+from torchtune.models._weights import HF_DECODER, WeightMap
 from torchtune.models.convert_weights import get_mapped_key, hf_to_tune, meta_to_tune, tune_to_hf, tune_to_meta
 
 STACKED = WeightMap(
@@ -102,6 +103,101 @@ def test_output_projection(in_file, in_model, tied, outcome):
     assert sources == {"embedding": ["embed.weight"], "read": ["head.weight"]}.get(outcome, [])
     assert plan.missing == (["output.weight"] if outcome == "missing" else [])
     assert plan.unexpected == (["head.weight"] if outcome == "unexpected" else [])
+
+
+STACK = "layers.{}.mlp.experts"
+SPARSE = WeightMap(
+    {
+        "model.layers.{}.moe.experts.{}.w1.weight": PerExpert(f"{STACK}.gate_proj"),
+        "model.layers.{}.moe.experts.{}.w2.weight": PerExpert(f"{STACK}.down_proj"),
+        "model.layers.{}.moe.gate": "layers.{}.mlp.router.gate",
+    },
+    rotary=(),
+)
+SPARSE_NATIVE = {
+    "layers.3.mlp.router.gate.weight": (12, 4),
+    "layers.3.mlp.experts.gate_proj": (12, 4, 6),
+    "layers.3.mlp.experts.down_proj": (12, 6, 4),
+}
+
+
+def sparse_foreign(count: int = 12) -> dict[str, tuple[int, int]]:
+    """In the order of a file, which is that of letters, so that expert 10 comes before expert 2."""
+    shapes = {f"model.layers.3.moe.experts.{i}.w1.weight": (6, 4) for i in range(count)}
+    shapes |= {f"model.layers.3.moe.experts.{i}.w2.weight": (4, 6) for i in range(count)}
+    return dict(sorted(shapes.items())) | {"model.layers.3.moe.gate.weight": (12, 4)}
+
+
+def test_a_stack_is_made_of_one_tensor_for_each_expert_and_goes_back():
+    plan = SPARSE.plan_read(sparse_foreign(), SPARSE_NATIVE, head_dim=None)
+    assert not (plan.missing or plan.unexpected or plan.misshapen)
+    assert [r.native for r in plan.reads] == [
+        "layers.3.mlp.experts.gate_proj",
+        "layers.3.mlp.experts.down_proj",
+        "layers.3.mlp.router.gate.weight",
+    ]
+    experts = {i: f"model.layers.3.moe.experts.{i}.w1.weight" for i in range(12)}
+    assert plan.reads[0] == ReadExperts(plan.reads[0].native, experts[0], experts=experts)
+    foreign = {name: torch.randn(shape) for name, shape in sparse_foreign().items()}
+    for shapes in (None, {name: torch.empty(shape, device="meta") for name, shape in SPARSE_NATIVE.items()}):
+        native = SPARSE.to_native(foreign, shapes)
+        assert {name: tuple(tensor.shape) for name, tensor in native.items()} == SPARSE_NATIVE
+        assert torch.equal(
+            native["layers.3.mlp.experts.gate_proj"][10], foreign["model.layers.3.moe.experts.10.w1.weight"].t()
+        )
+        back = SPARSE.to_foreign(native)
+        assert back.keys() == foreign.keys() and all(torch.equal(back[name], foreign[name]) for name in foreign)
+        assert all(tensor.is_contiguous() for tensor in back.values())
+
+
+def test_what_does_not_fit_of_experts_is_told_by_stack():
+    foreign = sparse_foreign(13)
+    for i in (2, 11):
+        del foreign[f"model.layers.3.moe.experts.{i}.w1.weight"]
+    plan = SPARSE.plan_read(foreign, SPARSE_NATIVE, head_dim=None)
+    assert plan.missing == ["layers.3.mlp.experts.gate_proj (experts 2, 11 of 12)"]
+    assert plan.unexpected == [f"model.layers.3.moe.experts.12.{w}.weight" for w in ("w1", "w2")]
+    with pytest.raises(CheckpointError, match=r"lacks layers.3.mlp.experts.gate_proj \(experts 2 of 11\)"):
+        SPARSE.to_native({name: torch.zeros(s) for name, s in foreign.items() if ".12." not in name})
+
+    foreign = sparse_foreign() | {"model.layers.3.moe.experts.7.w2.weight": (4, 5)}
+    plan = SPARSE.plan_read(foreign, SPARSE_NATIVE, head_dim=None)
+    assert not plan.missing and [found[1:] for found in plan.misshapen] == [((4, 5), (4, 6))]
+    plan = SPARSE.plan_read({}, SPARSE_NATIVE, head_dim=None)
+    assert plan.missing == list(SPARSE_NATIVE)
+    with pytest.raises(CheckpointError, match="gate_proj holds a matrix for each expert: its shape is needed"):
+        SPARSE.plan_write(["layers.3.mlp.experts.gate_proj"], head_dim=None)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_columns_of_a_foreign_tensor(interleaved):
+    columns = tuple(f"{STACK}.{name}" for name in ("gate_proj", "up_proj"))
+    foreign = {"blocks.0.gate_up": torch.randn(3, 4, 10), "blocks.0.down": torch.randn(3, 5, 4)}
+    foreign["blocks.0.gate_up_bias"] = torch.randn(3, 10)
+    names = WeightMap(
+        {
+            "blocks.{}.gate_up": Columns(columns, interleaved),
+            "blocks.{}.gate_up_bias": Columns(tuple(f"{name}_bias" for name in columns), interleaved),
+            "blocks.{}.down": f"{STACK}.down_proj",
+        },
+        rotary=(),
+    )
+    shapes = {"gate_proj": (3, 4, 5), "up_proj": (3, 4, 5), "gate_proj_bias": (3, 5), "up_proj_bias": (3, 5)}
+    shapes = {f"layers.0.mlp.experts.{name}": shape for name, shape in (shapes | {"down_proj": (3, 5, 4)}).items()}
+    for given in (None, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}):
+        native = names.to_native(foreign, given)
+        assert {name: tuple(tensor.shape) for name, tensor in native.items()} == shapes
+        for i, name in enumerate(("gate_proj", "up_proj")):
+            part = slice(i, None, 2) if interleaved else slice(5 * i, 5 * (i + 1))
+            assert torch.equal(native[f"layers.0.mlp.experts.{name}"], foreign["blocks.0.gate_up"][..., part])
+            assert torch.equal(native[f"layers.0.mlp.experts.{name}_bias"], foreign["blocks.0.gate_up_bias"][:, part])
+        back = names.to_foreign(native)
+        assert back.keys() == foreign.keys() and all(torch.equal(back[name], foreign[name]) for name in foreign)
+    plan = names.plan_read({name: tuple(tensor.shape) for name, tensor in foreign.items()}, shapes, head_dim=None)
+    assert isinstance(plan.reads[0], ReadColumns)
+    assert all(read.shape(tuple(foreign[read.foreign].shape)) == shapes[read.native] for read in plan.reads)
+    wrong = names.plan_read({"blocks.0.gate_up": (3, 4, 11)}, shapes, head_dim=None)
+    assert {found[1:] for found in wrong.misshapen} == {((3, 4, 11), (3, 4, 10))}
 
 
 def test_channel_order_of_weights_biases_and_adapters():

@@ -107,7 +107,7 @@ def test_the_cache_gives_the_logits_of_the_whole_sequence(case: Case) -> None:
 
 @in_every_case
 def test_documents_in_a_pack_do_not_see_each_other(case: Case) -> None:
-    from torchtune.modules import packed_block_causal_mask
+    from torchtune.modules.attention_utils import Documents, packed_block_causal_mask
 
     ours = ours_like(case.oracle())
     lens = [case.seq_len // 3, 1, case.seq_len - case.seq_len // 3 - 1]
@@ -115,8 +115,10 @@ def test_documents_in_a_pack_do_not_see_each_other(case: Case) -> None:
     positions = torch.cat([torch.arange(n) for n in lens])[None]
     with torch.no_grad():
         packed = ours(tokens, mask=packed_block_causal_mask([torch.tensor(lens)]), input_pos=positions)
+        cut = ours(tokens, mask=Documents((tuple(lens),)), input_pos=positions)
         alone = torch.cat([ours(piece) for piece in tokens.split(lens, dim=1)], dim=1)
-    torch.testing.assert_close(packed, alone, rtol=case.tolerance, atol=case.tolerance)
+    for found in (packed, cut):
+        torch.testing.assert_close(found, alone, rtol=case.tolerance, atol=case.tolerance)
 
 
 @in_every_case

@@ -82,7 +82,7 @@ def theirs(target_modules=(), **settings) -> nn.Module:
 def native(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors, or gradients, of PEFT's model that are trained, by our names and in our order of channels."""
     reads = peft_reads(LLAMA.hf, {name: tuple(t.shape) for name, t in tensors.items()}, head_dim=HEAD_DIM)
-    return {read.native: read.finish(tensors[read.foreign]) for read in reads}
+    return {read.native: read.make(lambda name, rows: tensors[name]) for read in reads}
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

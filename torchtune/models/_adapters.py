@@ -29,7 +29,8 @@ def lora(
     Args:
         build: makes the model without adapters.
         lora_attn_modules: projections of the attention that get an adapter.
-        apply_lora_to_mlp: all projections of the feed-forward get one too; likewise the output projection.
+        apply_lora_to_mlp: all projections of the feed-forward, or of its experts, get one too; likewise the output
+            projection.
         lora_alpha: the adapter's product is multiplied with ``lora_alpha / lora_rank``.
         use_dora: see :class:`torchtune.modules.peft.DoRALinear`.
         quantize_base: keep the layers' frozen weights in 4 bits (NF4).

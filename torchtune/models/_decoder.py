@@ -1,6 +1,6 @@
 """The one decoder: numbers (:class:`Arch`) and constructors (:class:`Parts`) in, ``TransformerDecoder`` out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -60,32 +60,38 @@ class Arch:
     num_classes: int | None = None  # None: a language model; else the rows of a classifier's output
 
     @classmethod
-    def from_hf(cls, config: Mapping[str, Any], **overrides: Any) -> "Arch":
+    def from_hf(
+        cls, config: Mapping[str, Any], *, interleaved: bool = True, biases: Collection[str] = (), **overrides: Any
+    ) -> "Arch":
         """Read the fields that Hugging Face decoder ``config.json`` files spell the same way.
 
+        Args:
+            interleaved: see :class:`Rope`.
+            biases: which of the switches ``attention_bias`` and ``mlp_bias`` this family has.
+
         Raises:
-            CheckpointError: a field is missing, or asks for what this decoder does not have.
+            KeyError: a field is missing.
+            CheckpointError: one asks for what this decoder does not have.
         """
-        try:
-            fields = {
-                "vocab_size": config["vocab_size"],
-                "num_layers": config["num_hidden_layers"],
-                "num_heads": config["num_attention_heads"],
-                "num_kv_heads": config.get("num_key_value_heads") or config["num_attention_heads"],
-                "head_dim": config.get("head_dim"),
-                "embed_dim": config["hidden_size"],
-                "intermediate_dim": config["intermediate_size"],
-                "max_seq_len": config["max_position_embeddings"],
-                "norm_eps": config.get("rms_norm_eps", 1e-6),
-                "activation": _activation(config),
-                "attn_dropout": config.get("attention_dropout") or 0.0,
-                "tied": config.get("tie_word_embeddings", False),
-            }
-        except KeyError as e:
-            raise CheckpointError(
-                f"config.json lacks {e.args[0]!r}, which every decoder's has; is it complete?"
-            ) from None
-        ropes = overrides.pop("ropes", None) or (Rope.from_hf(config),)
+        has = {key: config.get(key, False) for key in biases}
+        fields = {
+            "vocab_size": config["vocab_size"],
+            "num_layers": config["num_hidden_layers"],
+            "num_heads": config["num_attention_heads"],
+            "num_kv_heads": config.get("num_key_value_heads") or config["num_attention_heads"],
+            "head_dim": config.get("head_dim"),
+            "embed_dim": config["hidden_size"],
+            "intermediate_dim": config["intermediate_size"],
+            "max_seq_len": config["max_position_embeddings"],
+            "norm_eps": config.get("rms_norm_eps", 1e-6),
+            "activation": _activation(config),
+            "attn_dropout": config.get("attention_dropout") or 0.0,
+            "qkv_bias": has.get("attention_bias", False),
+            "output_proj_bias": has.get("attention_bias", False),
+            "mlp_bias": has.get("mlp_bias", False),
+            "tied": config.get("tie_word_embeddings", False),
+        }
+        ropes = overrides.pop("ropes", None) or (Rope.from_hf(config, interleaved=interleaved),)
         return cls(**fields | {"ropes": ropes} | overrides)
 
     @classmethod
@@ -107,7 +113,8 @@ class Arch:
 
 
 def _activation(config: Mapping[str, Any]) -> str:
-    found = config.get("hidden_activation") or config.get("hidden_act") or "silu"
+    newer, older = config.get("hidden_activation"), config.get("hidden_act")  # Gemma 2 has both
+    found = newer or older or "silu"
     if found not in ACTIVATIONS:
         raise CheckpointError(f"config.json asks for the activation {found!r}; known are {', '.join(ACTIVATIONS)}")
     return found
@@ -187,7 +194,7 @@ class Parts:
 
     Args:
         final_norm: the norm after the last layer; None: as the others.
-        finish_logits: applied to what the output projection gives, for example a soft cap.
+        finish_logits: applied to what the output projection to the vocabulary gives, for example a soft cap.
     """
 
     norm: Callable[[int, float], nn.Module] = RMSNorm
@@ -215,7 +222,7 @@ def build_decoder(a: Arch, parts: Parts = Parts()) -> TransformerDecoder:
         head_dim=a.channels,
         norm=(parts.final_norm or parts.norm)(a.embed_dim, a.norm_eps),
         output=output_projection(a, embedding),
-        finish_logits=parts.finish_logits,
+        finish_logits=parts.finish_logits if a.num_classes is None else None,
     )
 
 

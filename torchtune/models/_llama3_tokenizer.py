@@ -1,5 +1,6 @@
 """Llama 3's tokenizer, its special tokens and the form of its dialogues (3, 3.1, 3.2 and 3.3 share them)."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,6 +59,9 @@ _NEEDED = (
 
 class Llama3Tokenizer(ModelTokenizer, Transform):
     """Llama 3's words and dialogues; text that looks like a special token stays text.
+
+    A tool call is written in JSON, as by the chat templates of Llama 3.1 and later; the text of a message that is one
+    itself (``ipython``) follows ``<|python_tag|>``. What tools there are has no form here: each release has its own.
 
     Args:
         path: ``tokenizer.model`` (tiktoken) or ``tokenizer.json``.
@@ -149,6 +153,8 @@ class Llama3Tokenizer(ModelTokenizer, Transform):
         for part in message.content:
             if part["type"] == "image":
                 tokens.append(self._image())
+            elif part["type"] == "tool_call":
+                tokens += self.encode(_call(message), add_bos=False, add_eos=False)
             else:
                 tokens += self.encode(text_of(part), add_bos=False, add_eos=False)
         if add_end_tokens:
@@ -227,6 +233,13 @@ def llama3_tokenizer(
     special_tokens = None if special_tokens_path is None else parse_hf_tokenizer_json(special_tokens_path)
     template = _get_prompt_template(prompt_template)
     return Llama3Tokenizer(path, special_tokens, max_seq_len, template, truncation_type)
+
+
+def _call(message: Message) -> str:
+    if len(message.content) > 1:
+        raise DataError(f"Llama 3 writes one tool call and nothing beside it; a message has {message}")
+    call = message.tool_calls[0]
+    return json.dumps({"name": call["name"], "parameters": call["arguments"]}, ensure_ascii=False)
 
 
 def _special_tokens(path: str, given: dict[str, int] | None) -> dict[str, int]:

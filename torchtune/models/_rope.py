@@ -6,6 +6,7 @@ from typing import Any
 
 from torchtune.errors import CheckpointError
 from torchtune.modules.position_embeddings import Llama3ScaledRoPE, RotaryPositionalEmbeddings
+from torchtune.modules.scaled_rope import DynamicScaledRoPE, LinearScaledRoPE, LongRoPE, YaRNScaledRoPE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,9 @@ class Rope:
         found = config.get("rope_parameters") or config.get("rope_scaling") or {}
         found = found.get(layer_type) or found
         kind = found.get("rope_type", found.get("type", "default"))
-        fraction = found.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
-        base = found.get("rope_theta") or config.get("rope_theta") or 10_000.0
+        outside = {key: config.get(key) for key in ("partial_rotary_factor", "rope_theta")}  # read in any case
+        fraction = found.get("partial_rotary_factor") or outside["partial_rotary_factor"] or 1.0
+        base = found.get("rope_theta") or outside["rope_theta"] or 10_000.0
         scaling = None if kind == "default" else _scaling(kind, found, config)
         return cls(**{"base": base, "fraction": fraction, "scaling": scaling} | overrides)
 
@@ -47,6 +49,11 @@ class Rope:
         build = RotaryPositionalEmbeddings if self.scaling is None else _SCALED[self.scaling["rope_type"]]
         numbers = {k: v for k, v in (self.scaling or {}).items() if k != "rope_type"}
         return build(int(head_dim * self.fraction), max_seq_len, self.base, interleaved=self.interleaved, **numbers)
+
+
+def with_positions(num_layers: int, interval: int) -> list[bool]:
+    """Whether each layer has positions where every ``interval``-th has none."""
+    return [number % interval != 0 for number in range(1, num_layers + 1)]
 
 
 def llama3_scaling(factor: float, original_max_position_embeddings: int = 8192) -> dict[str, Any]:
@@ -76,19 +83,35 @@ def _llama3(
 
 
 # By ``rope_type``: what makes the module of the numbers, and those numbers: needed, and those that may be absent.
-_SCALED: dict[str, Callable[..., RotaryPositionalEmbeddings]] = {"llama3": _llama3}
+_SCALED: dict[str, Callable[..., RotaryPositionalEmbeddings]] = {
+    "linear": LinearScaledRoPE,
+    "dynamic": DynamicScaledRoPE,
+    "yarn": YaRNScaledRoPE,
+    "longrope": LongRoPE,
+    "llama3": _llama3,
+}
+_ORIGINAL = "original_max_position_embeddings"
 _NUMBERS = {
-    "llama3": (("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"), ()),
+    "linear": (("factor",), ()),
+    "dynamic": (("factor",), ()),
+    "yarn": (
+        ("factor", _ORIGINAL),
+        ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
+    ),
+    "longrope": (("short_factor", "long_factor", "factor", _ORIGINAL), ("attention_factor",)),
+    "llama3": (("factor", "low_freq_factor", "high_freq_factor", _ORIGINAL), ()),
 }
 _ELSEWHERE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+_OLD_NAMES = {"su": "longrope"}  # in the first files of Phi 3
 
 
 def _scaling(kind: str, found: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    kind = _OLD_NAMES.get(kind, kind)
     if kind not in _SCALED:
         known = ", ".join(["default", *_SCALED])
         raise CheckpointError(f"config.json asks for the RoPE type {kind!r}; known are {known}")
     needed, optional = _NUMBERS[kind]
-    places = {"original_max_position_embeddings": config.get("original_max_position_embeddings")} | dict(found)
+    places = _with_implied(kind, found, config)
     numbers = {name: places[name] for name in (*needed, *optional) if places.get(name) is not None}
     absent = [name for name in needed if name not in numbers]
     unknown = sorted(k for k, v in found.items() if v is not None and k not in {*needed, *optional, *_ELSEWHERE})
@@ -97,4 +120,16 @@ def _scaling(kind: str, found: Mapping[str, Any], config: Mapping[str, Any]) -> 
             f"config.json's RoPE of type {kind!r} "
             + " and ".join(f"{what} {names}" for what, names in (("lacks", absent), ("has unknown", unknown)) if names)
         )
+    if kind == "dynamic":
+        numbers[_ORIGINAL] = config.get("max_position_embeddings")
     return {"rope_type": kind} | numbers
+
+
+def _with_implied(kind: str, found: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers that were found, with those that transformers takes from the rest of the config (as Phi 3 does)."""
+    if _ORIGINAL not in _NUMBERS[kind][0]:
+        return dict(found)
+    longest = config.get("max_position_embeddings")
+    original = config.get(_ORIGINAL) or found.get(_ORIGINAL) or longest
+    implied = {"factor": longest / original} if longest and kind in ("yarn", "longrope") else {}
+    return implied | {k: v for k, v in found.items() if v is not None} | {_ORIGINAL: original}

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from torchtune.modules.attention_utils import attend
+from torchtune.modules.attention_utils import Documents, attend
 from torchtune.modules.kv_cache import KVCache
 
 
@@ -22,6 +22,7 @@ class MultiHeadAttention(nn.Module):
         window: keys a query sees, itself included, whatever the mask says; None for all.
         softcap: scores become ``softcap * tanh(score / softcap)``.
         scale: multiplies the scores; None means ``head_dim ** -0.5``.
+        sinks: a score for each head, [num_heads], of a key that has no value, so that a query may look at nothing.
 
     Raises:
         ValueError: head counts or dimensions that do not fit each other, or a dropout outside [0, 1].
@@ -48,6 +49,7 @@ class MultiHeadAttention(nn.Module):
         window: int | None = None,
         softcap: float | None = None,
         scale: float | None = None,
+        sinks: nn.Parameter | None = None,
     ) -> None:
         super().__init__()
         if num_heads % num_kv_heads:
@@ -61,7 +63,7 @@ class MultiHeadAttention(nn.Module):
         self.pos_embeddings, self.q_norm, self.k_norm = pos_embeddings, q_norm, k_norm
         self.kv_cache, self.cache_enabled = kv_cache, kv_cache is not None
         self.max_seq_len, self.is_causal, self.attn_dropout = max_seq_len, is_causal, attn_dropout
-        self.window, self.softcap, self.scale = window, softcap, scale
+        self.window, self.softcap, self.scale, self.sinks = window, softcap, scale, sinks
 
     def setup_cache(self, batch_size: int, dtype: torch.dtype, max_seq_len: int) -> None:
         """Give this layer a key-value cache; a second call keeps the one there is."""
@@ -80,14 +82,19 @@ class MultiHeadAttention(nn.Module):
         self.kv_cache.reset()
 
     def forward(
-        self, x: Tensor, y: Tensor | None = None, *, mask: Tensor | None = None, input_pos: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        mask: Tensor | Documents | None = None,
+        input_pos: Tensor | None = None,
     ) -> Tensor:
         """Attend from x [B, S, D] to y [B, T, D].
 
         Args:
             y: what keys and values are made of; None means x itself, or, for non-causal attention with a cache, what
                 the cache holds.
-            mask: bool [B, S, T], True = may look.
+            mask: bool [B, S, T], True = may look; or the documents in the rows of x.
             input_pos: each token's position, [B, S].
         """
         B, S, _ = x.shape
@@ -97,10 +104,22 @@ class MultiHeadAttention(nn.Module):
         q = self._queries(x, input_pos)
         reuse_cached = y is None and self._caching and not self.is_causal
         k, v = self._keys_and_values(None if reuse_cached else x if y is None else y, input_pos)
-        if self.is_causal:
-            mask = self._visible(mask, slots, S, k.shape[2], x.device)
-        out = self._attend(q, k, v, mask)
+        if isinstance(mask, Documents):
+            out = self._attend_each(mask, q, k, v)
+        else:
+            if self.is_causal:
+                mask = self._visible(mask, slots, S, k.shape[2], x.device, input_pos)
+            out = self._attend(q, k, v, mask)
         return self.output_proj(out.transpose(1, 2).reshape(B, S, -1))
+
+    def _attend_each(self, documents: Documents, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """As :meth:`_attend`, over each document of each row for itself."""
+        rows = []
+        for lengths, *row in zip(documents.lengths, q.split(1), k.split(1), v.split(1), strict=True):
+            pieces = zip(*(x.split(lengths, dim=2) for x in row), strict=True)
+            seen = (self._visible(None, None, length, length, q.device) for length in lengths)
+            rows.append(torch.cat([self._attend(*piece, mask) for piece, mask in zip(pieces, seen)], dim=2))
+        return torch.cat(rows)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """q [B, N, S, H] over k, v [B, K, T, H] -> [B, N, S, H]."""
@@ -112,17 +131,20 @@ class MultiHeadAttention(nn.Module):
             is_causal=self.is_causal,
             scale=self.scale,
             softcap=self.softcap,
+            sinks=self.sinks,
             dropout_p=self.attn_dropout if self.training else 0.0,
         )
 
     def _queries(self, x: Tensor, input_pos: Tensor | None) -> Tensor:
         """[B, S, D] -> queries [B, N, S, H]."""
         q = self.q_proj(x).view(*x.shape[:2], -1, self.head_dim)
-        if self.q_norm is not None:
-            q = self.q_norm(q)
-        if self.pos_embeddings is not None:
-            q = self.pos_embeddings(q, input_pos=input_pos)
-        return q.transpose(1, 2)
+        return self._placed(q, self.q_norm, input_pos).transpose(1, 2)
+
+    def _placed(self, heads: Tensor, norm: nn.Module | None, input_pos: Tensor | None) -> Tensor:
+        """Queries or keys [B, S, N, H], normalised and then turned by their positions."""
+        if norm is not None:
+            heads = norm(heads)
+        return heads if self.pos_embeddings is None else self.pos_embeddings(heads, input_pos=input_pos)
 
     @property
     def _caching(self) -> bool:
@@ -135,15 +157,17 @@ class MultiHeadAttention(nn.Module):
         B, T, _ = source.shape
         k = self.k_proj(source).view(B, T, -1, self.head_dim)
         v = self.v_proj(source).view(B, T, -1, self.head_dim)
-        if self.k_norm is not None:
-            k = self.k_norm(k)
-        if self.pos_embeddings is not None:
-            k = self.pos_embeddings(k, input_pos=input_pos)
-        k, v = k.transpose(1, 2), v.transpose(1, 2)
+        k, v = self._placed(k, self.k_norm, input_pos).transpose(1, 2), v.transpose(1, 2)
         return self.kv_cache.update(k, v) if self._caching else (k, v)
 
     def _visible(
-        self, mask: Tensor | None, slots: Tensor | None, S: int, T: int, device: torch.device
+        self,
+        mask: Tensor | None,
+        slots: Tensor | None,
+        S: int,
+        T: int,
+        device: torch.device,
+        input_pos: Tensor | None = None,
     ) -> Tensor | None:
         """The mask with causality where there is none, and with the window; None where causality says it all.
 
@@ -159,4 +183,8 @@ class MultiHeadAttention(nn.Module):
         ahead = query[:, None] - torch.arange(T, device=device)
         if mask is None:
             mask = ahead >= 0
-        return mask & (ahead < self.window) if windowed else mask
+        return mask & (ahead < self._reach(query if input_pos is None else input_pos)) if windowed else mask
+
+    def _reach(self, positions: Tensor) -> int | Tensor:
+        """The keys that queries at these positions [..., S] see, themselves included; one number or [..., S, 1]."""
+        return self.window

@@ -32,6 +32,7 @@ def classifier_model(
         raise ConfigError(f"base_model_path {base_model_path!r} builds no decoder: the result has no tok_embeddings")
     weight = model.tok_embeddings.weight
     model.output = nn.Linear(weight.shape[1], num_classes, bias=False, device=weight.device, dtype=weight.dtype)
+    model.finish_logits = None  # it belongs to words, such as a soft cap
     return model
 
 

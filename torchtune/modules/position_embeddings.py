@@ -1,6 +1,7 @@
 """Rotary position embeddings (https://arxiv.org/abs/2104.09864)."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,15 @@ class RotaryPositionalEmbeddings(nn.Module):
 
     Args:
         dim: channels that rotate, at most H; the rest pass through.
-        max_seq_len: positions the angle cache covers.
+        max_seq_len: positions the angle cache covers, where there is one; see ``max_cached_positions``.
         base: the slowest pair's wavelength is ``2 pi base`` tokens.
         interleaved: pairs are (0, 1), (2, 3), ... as in Meta's weights; otherwise (0, dim/2), (1, dim/2 + 1), ...
     """
 
     magnitude = 1.0  # multiplies what turns; some ways to extend a context ask for it
+    # So many take 64 MiB in heads of 128 channels. A cache of more (Llama 4 has 10 million) would take gigabytes, while
+    # the angles of the tokens at hand are few.
+    max_cached_positions = 131_072
 
     def __init__(self, dim: int, max_seq_len: int = 4096, base: float = 10_000, *, interleaved: bool = True) -> None:
         super().__init__()
@@ -32,9 +36,12 @@ class RotaryPositionalEmbeddings(nn.Module):
         return 1.0 / self.base ** (torch.arange(0, self.dim, 2).float() / self.dim)
 
     def build_rope_cache(self, max_seq_len: int = 4096) -> None:
-        """Fill ``cos`` and ``sin`` [max_seq_len, dim / 2], kept in float32: bf16 angles lose far positions."""
+        """Fill ``freqs`` [dim / 2], and ``cos`` and ``sin`` [max_seq_len, dim / 2] unless those are too many (None)."""
         freqs = self.frequencies()
-        cos, sin = self._turns(torch.arange(max_seq_len, device=freqs.device), freqs)
+        cos = sin = None
+        if max_seq_len <= self.max_cached_positions:
+            cos, sin = self._turns(torch.arange(max_seq_len, device=freqs.device), freqs)
+        self.register_buffer("freqs", freqs, persistent=False)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
@@ -43,8 +50,19 @@ class RotaryPositionalEmbeddings(nn.Module):
         angles = positions[..., None].float() * freqs
         return angles.cos() * self.magnitude, angles.sin() * self.magnitude
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RotaryPositionalEmbeddings":
+        """Follows the model to a device, but stays in float32: bf16 loses far positions."""
+        return super()._apply(lambda t: fn(t) if t.is_meta else t.to(fn(t).device), recurse)
+
+    def _frequencies_for(self, positions: Tensor) -> Tensor:
+        """Radians per token of each pair, [dim / 2], in a call with these positions."""
+        return self.freqs
+
     def _cos_sin(self, S: int, input_pos: Tensor | None) -> tuple[Tensor, Tensor]:
         """What :meth:`forward` turns by, each [S, dim / 2] or [B, S, dim / 2]."""
+        if self.cos is None:
+            positions = torch.arange(S, device=self.freqs.device) if input_pos is None else input_pos
+            return self._turns(positions, self._frequencies_for(positions))
         places = slice(S) if input_pos is None else input_pos
         return self.cos[places], self.sin[places]
 

@@ -16,14 +16,12 @@ class RMSNorm(nn.Module):
     Args:
         dim: size of the last dimension.
         eps: added to the mean square.
-        offset: added to the learned scale; a family that stores ``scale - 1`` uses ``offset=1``.
     """
 
-    def __init__(self, dim: int, eps: float = 1e-6, *, offset: float = 0.0) -> None:
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
         super().__init__()
-        self.normalized_shape, self.eps, self.offset = (dim,), eps, offset
-        self.scale = nn.Parameter(torch.full((dim,), 1.0 - offset))
+        self.normalized_shape, self.eps = (dim,), eps
+        self.scale = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.scale + self.offset if self.offset else self.scale
-        return F.rms_norm(x, self.normalized_shape, scale.to(x.dtype), self.eps)
+        return F.rms_norm(x, self.normalized_shape, self.scale.to(x.dtype), self.eps)

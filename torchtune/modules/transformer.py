@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchtune.modules.attention import MultiHeadAttention
+from torchtune.modules.attention_utils import Documents
 from torchtune.modules.cross_attention import TransformerCrossAttentionLayer as TransformerCrossAttentionLayer
 from torchtune.modules.tied_linear import TiedLinear
 
@@ -55,7 +56,7 @@ class TransformerSelfAttentionLayer(nn.Module):
         self.attn.reset_cache()
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None = None, input_pos: Tensor | None = None, **kwargs: Any
+        self, x: Tensor, *, mask: Tensor | Documents | None = None, input_pos: Tensor | None = None, **kwargs: Any
     ) -> Tensor:
         """See the class; ``kwargs`` lets a decoder pass encoder inputs to all its layers alike."""
         if self.mask_mod is not None:
@@ -153,7 +154,7 @@ class TransformerDecoder(nn.Module):
         self,
         tokens: Tensor | None,
         *,
-        mask: Tensor | None = None,
+        mask: Tensor | Documents | None = None,
         encoder_input: Tensor | None = None,
         encoder_mask: Tensor | None = None,
         input_pos: Tensor | None = None,
@@ -162,7 +163,8 @@ class TransformerDecoder(nn.Module):
         """Run the model.
 
         Args:
-            mask: bool [B, S, S] (with caches [B, S, cache positions]), True = may look; None is causal.
+            mask: bool [B, S, S] (with caches [B, S, cache positions]), True = may look; or the documents in the rows;
+                None is causal.
             input_pos: each token's position, [B, S]; None means 0 .. S - 1, or on from what the caches hold.
             input_embeds: [B, S, D], used in place of ``tokens``.
 

@@ -138,7 +138,7 @@ def test_how_a_whole_tensor_is_stored():
 
 def test_any_module_can_hold_one():
     module = nn.Module()
-    hold_nf4(module, 3, 64, torch.bfloat16)
+    hold_nf4(module, (3, 64), torch.bfloat16)
     module.load_state_dict({"weight": torch.ones(3, 64)})
     assert torch.equal(module.state_dict()["weight"], torch.ones(3, 64, dtype=torch.bfloat16))
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from torchtune.modules.loss.loss_types import SFTLoss
+from torchtune.modules.soft_cap import SoftCap
 from torchtune.modules.tied_linear import TiedLinear
 
 # One block of exponentials should stay in the cores' caches; a GPU wants fewer, larger kernels.
@@ -27,20 +28,24 @@ _PIECE_BYTES_ON_CPU = 128 << 20
 _SUM_SEGMENTS = 32  # bf16 sums are rounded per segment, then added in float32
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, ignore_index: int = -100) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, ignore_index: int = -100, cap: SoftCap | None = None
+) -> Tensor:
     """Cross-entropy of ``hidden @ weight.T`` against ``targets``, summed over targets that count; a float32 scalar.
 
     Args:
         hidden: [..., D].
         weight: [V, D], the output projection.
         targets: [...], ids below V, or ``ignore_index``.
+        cap: applied to the logits.
     """
     hidden, targets = _counted(hidden, targets, ignore_index)
     if hidden.dtype == torch.float16:  # exponentials overflow float16 at 11
         hidden, weight = hidden.float(), weight.float()
     if not weight.requires_grad:
-        return _FrozenLinearCrossEntropy.apply(hidden, weight, targets)
-    return _LinearCrossEntropy.apply(hidden, weight, targets, _keeps(hidden, weight))
+        return _FrozenLinearCrossEntropy.apply(hidden, weight, targets, cap)
+    keep = cap is None and _keeps(hidden, weight)  # what a cap's gradient needs besides would be as much again
+    return _LinearCrossEntropy.apply(hidden, weight, targets, cap, keep)
 
 
 def _counted(hidden: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
@@ -53,7 +58,7 @@ def _counted(hidden: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor
 def _projected_cross_entropy(
     hidden: Tensor, project: Callable[[Tensor], Tensor], vocab_size: int, targets: Tensor, ignore_index: int
 ) -> Tensor:
-    """The same for a projection that is more than its weight, as one with an adapter or a soft cap.
+    """The same for a projection that is more than its weight, as one with an adapter.
 
     A piece of the positions at a time is projected, in forward and once more in backward.
     """
@@ -71,35 +76,38 @@ def _sum_of_losses(project: Callable[[Tensor], Tensor], hidden: Tensor, targets:
 class _LinearCrossEntropy(torch.autograd.Function):
     """With logits x, label logit t and z = sum(exp(x)): loss = log(z) - t and d loss / d x = exp(x) / z - [label].
 
-    Forward keeps z, and the exponentials only where they are few; else backward computes them again.
+    Forward keeps z, and the exponentials only where they are few; else backward computes them again. Below a soft cap,
+    d loss / d x is multiplied by the cap's slope.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, keep: bool) -> Tensor:
-        label_logits = (hidden.float() * weight.index_select(0, targets).float()).sum(-1)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: SoftCap | None, keep: bool) -> Tensor:
+        label_logits = _label_logits(hidden, weight.index_select(0, targets).float(), cap)
         shift = None
-        z, blocks = _normaliser(hidden, weight, targets, label_logits, shift, keep)
+        z, blocks = _normaliser(hidden, weight, targets, label_logits, shift, cap, keep)
         if not _in_range(z):
-            shift = _largest_logit(hidden, weight)
-            z, blocks = _normaliser(hidden, weight, targets, label_logits, shift, keep)
+            shift = _largest_logit(hidden, weight, cap)
+            z, blocks = _normaliser(hidden, weight, targets, label_logits, shift, cap, keep)
         losses = z.log() - _shifted(label_logits, shift)
-        ctx.save_for_backward(hidden, weight, targets, z, shift, losses)
-        ctx.keep, ctx.blocks = keep, blocks
+        label_terms = z * _label_slopes(losses, label_logits, cap)
+        ctx.save_for_backward(hidden, weight, targets, z, shift, label_terms)
+        ctx.cap, ctx.keep, ctx.blocks = cap, keep, blocks
         return losses.sum()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden, weight, targets, z, shift, losses = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        hidden, weight, targets, z, shift, label_terms = ctx.saved_tensors
         blocks, ctx.blocks = ctx.blocks, []  # free them now; a second backward computes them again
         needs_hidden, needs_weight, *_ = ctx.needs_input_grad
         # Rows are scaled by grad / z on the small side of each product, never on the exponentials.
         scale = (grad / z)[:, None]
-        label_terms = (torch.expm1(-losses) * z).to(hidden.dtype)
+        label_terms = label_terms.to(hidden.dtype)
         scaled_hidden = (hidden.float() * scale).to(hidden.dtype)
         grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if needs_hidden else None
         grad_weight = torch.empty_like(weight) if needs_weight else None
         for i, (start, end) in enumerate(_block_bounds(hidden, weight, ctx.keep)):
-            block = blocks[i] if blocks else _exponentials(hidden, weight[start:end], shift)
+            block, slope = (blocks[i], None) if blocks else _exponentials(hidden, weight[start:end], shift, ctx.cap)
+            block = block if slope is None else block * slope
             _set_label_terms(block, targets - start, label_terms)
             if grad_hidden is not None:
                 grad_hidden += block @ weight[start:end]
@@ -107,7 +115,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 torch.mm(block.t(), scaled_hidden, out=grad_weight[start:end])
         if grad_hidden is not None:
             grad_hidden = (grad_hidden * scale).to(hidden.dtype)
-        return grad_hidden, grad_weight, None, None
+        return grad_hidden, grad_weight, None, None, None
 
 
 class _FrozenLinearCrossEntropy(torch.autograd.Function):
@@ -117,23 +125,23 @@ class _FrozenLinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: SoftCap | None) -> Tensor:
         label_rows = weight.index_select(0, targets).float()
-        label_logits, shift = (hidden.float() * label_rows).sum(-1), None
+        label_logits, shift = _label_logits(hidden, label_rows, cap), None
         grad = torch.empty_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
-        z = _normaliser_and_gradient(hidden, weight, targets, label_logits, shift, grad)
+        z = _normaliser_and_gradient(hidden, weight, targets, label_logits, shift, cap, grad)
         if not _in_range(z):
-            shift = _largest_logit(hidden, weight)
-            z = _normaliser_and_gradient(hidden, weight, targets, label_logits, shift, grad)
+            shift = _largest_logit(hidden, weight, cap)
+            z = _normaliser_and_gradient(hidden, weight, targets, label_logits, shift, cap, grad)
         losses = z.log() - _shifted(label_logits, shift)
         if grad is not None:
-            grad = grad.div_(z[:, None]).addcmul_(torch.expm1(-losses)[:, None], label_rows)
+            grad = grad.div_(z[:, None]).addcmul_(_label_slopes(losses, label_logits, cap)[:, None], label_rows)
             ctx.save_for_backward(grad.to(hidden.dtype))
         return losses.sum()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return (ctx.saved_tensors[0] * grad).to(ctx.saved_tensors[0].dtype), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return (ctx.saved_tensors[0] * grad).to(ctx.saved_tensors[0].dtype), None, None, None
 
 
 def _in_range(z: Tensor) -> bool:
@@ -141,8 +149,25 @@ def _in_range(z: Tensor) -> bool:
     return bool(((z > 1e-30) & (z < 1e30)).all())
 
 
+def _label_logits(hidden: Tensor, label_rows: Tensor, cap: SoftCap | None) -> Tensor:
+    logits = (hidden.float() * label_rows).sum(-1)
+    return logits if cap is None else cap(logits)
+
+
+def _label_slopes(losses: Tensor, label_logits: Tensor, cap: SoftCap | None) -> Tensor:
+    """The losses' derivatives by their label's logit, that before the cap."""
+    slopes = torch.expm1(-losses)
+    return slopes if cap is None else slopes * cap.slope(label_logits)
+
+
 def _normaliser_and_gradient(
-    hidden: Tensor, weight: Tensor, targets: Tensor, label_logits: Tensor, shift: Tensor | None, grad: Tensor | None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    label_logits: Tensor,
+    shift: Tensor | None,
+    cap: SoftCap | None,
+    grad: Tensor | None,
 ) -> Tensor:
     """As :func:`_normaliser`; ``grad`` becomes the other words' exponentials times their rows of ``weight``."""
     z = _shifted(label_logits, shift).exp()
@@ -150,11 +175,11 @@ def _normaliser_and_gradient(
     if grad is not None:
         grad.zero_()
     for start, end in _block_bounds(hidden, weight):
-        block = _exponentials(hidden, weight[start:end], shift)
+        block, slope = _exponentials(hidden, weight[start:end], shift, cap)
         _set_label_terms(block, targets - start, nothing)
         z += _row_sums(block)
         if grad is not None:
-            grad += block @ weight[start:end]
+            grad += (block if slope is None else block * slope) @ weight[start:end]
     return z
 
 
@@ -179,11 +204,17 @@ def _keeps(hidden: Tensor, weight: Tensor) -> bool:
     return wanted and hidden.device.type == "cpu" and size <= _KEPT_BYTES_ON_CPU
 
 
-def _exponentials(hidden: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
-    block = hidden @ weight.t()
+def _exponentials(
+    hidden: Tensor, weight: Tensor, shift: Tensor | None, cap: SoftCap | None
+) -> tuple[Tensor, Tensor | None]:
+    """Of a block of logits; and the cap's slope there, if there is one."""
+    block, slope = hidden @ weight.t(), None
+    if cap is not None:
+        block = cap(block)
+        slope = cap.slope(block)
     if shift is not None:
         block -= shift
-    return block.exp_()
+    return block.exp_(), slope
 
 
 def _shifted(label_logits: Tensor, shift: Tensor | None) -> Tensor:
@@ -191,7 +222,13 @@ def _shifted(label_logits: Tensor, shift: Tensor | None) -> Tensor:
 
 
 def _normaliser(
-    hidden: Tensor, weight: Tensor, targets: Tensor, label_logits: Tensor, shift: Tensor | None, keep: bool
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    label_logits: Tensor,
+    shift: Tensor | None,
+    cap: SoftCap | None,
+    keep: bool,
 ) -> tuple[Tensor, list[Tensor]]:
     """``sum(exp(x - shift))`` per row in float32, [n], and the blocks of exponentials that are kept.
 
@@ -200,7 +237,7 @@ def _normaliser(
     z = _shifted(label_logits, shift).exp()
     nothing, blocks = hidden.new_zeros(hidden.shape[0]), []
     for start, end in _block_bounds(hidden, weight, keep):
-        block = _exponentials(hidden, weight[start:end], shift)
+        block, _ = _exponentials(hidden, weight[start:end], shift, cap)
         _set_label_terms(block, targets - start, nothing)
         z += _row_sums(block)
         if keep:
@@ -222,12 +259,12 @@ def _row_sums(block: Tensor) -> Tensor:
     return block.view(rows, _SUM_SEGMENTS, width // _SUM_SEGMENTS).sum(1).sum(-1, dtype=torch.float32)
 
 
-def _largest_logit(hidden: Tensor, weight: Tensor) -> Tensor:
+def _largest_logit(hidden: Tensor, weight: Tensor, cap: SoftCap | None) -> Tensor:
     """[n, 1], in the dtype of ``hidden``."""
     largest = hidden.new_full((hidden.shape[0], 1), -math.inf)
     for start, end in _block_bounds(hidden, weight):
         largest = torch.maximum(largest, (hidden @ weight[start:end].t()).amax(-1, keepdim=True))
-    return largest
+    return largest if cap is None else cap(largest)
 
 
 class LinearCrossEntropyLoss(nn.Module, SFTLoss):
@@ -267,8 +304,10 @@ class LinearCrossEntropyLoss(nn.Module, SFTLoss):
     def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Summed, not averaged, over targets that count."""
         projection = self.linear_projection
-        if _only_multiplies(projection) and self._finish_logits is None:
-            return linear_cross_entropy(outputs, projection.weight, targets, ignore_index=self.ignore_index)
+        if _only_multiplies(projection) and isinstance(self._finish_logits, SoftCap | None):
+            return linear_cross_entropy(
+                outputs, projection.weight, targets, ignore_index=self.ignore_index, cap=self._finish_logits
+            )
         return _projected_cross_entropy(outputs, self._logits, projection.weight.shape[0], targets, self.ignore_index)
 
     def _logits(self, hidden: Tensor) -> Tensor:

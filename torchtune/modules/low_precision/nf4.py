@@ -6,8 +6,9 @@ turn, to 8 bits. A value takes 4.13 bits. Every number equals what torchao's ``t
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,13 +25,13 @@ LEVELS = (
     -1.0, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0.0,
     0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626, 0.7230, 1.0,
 )  # fmt: skip
-_INNER = ("weight_scale", "weight_scale_factor", "weight_scale_mean")  # never in a state dict
+_INNER = ("_scale", "_scale_factor", "_scale_mean")  # ends of names that are never in a state dict
 _TWO_AS_ONE = {2: torch.int32, 4: torch.int64, 8: torch.complex128}  # as wide as two values of so many bytes
 
 
 @dataclass(frozen=True)
 class NF4:
-    """A weight [out, in], or some of its rows, in 4 bits a value.
+    """A weight [out, in], or some of its rows, or a stack of such, in 4 bits a value.
 
     Args:
         codes: uint8 [out, in / 2], numbers of two levels a byte, the first in the upper four bits.
@@ -47,9 +48,29 @@ class NF4:
     scaler_block_size: int = 256
 
 
+Stored = Tensor | NF4
+"""A weight as its module holds it."""
+
+Sizes = tuple[int, int] | None
+"""Block size and scaler block size of a weight in 4 bits; None for a plain one."""
+
+
+def parts_of(weight: Stored) -> tuple[tuple[Tensor, ...], Sizes]:
+    """The tensors of a weight, for differentiable operations, which take no other objects."""
+    if isinstance(weight, NF4):
+        parts = (weight.codes, weight.scale, weight.scale_factor, weight.scale_mean)
+        return parts, (weight.block_size, weight.scaler_block_size)
+    return (weight,), None
+
+
+def float_of(parts: Sequence[Tensor], sizes: Sizes, dtype: torch.dtype) -> Tensor:
+    """The float weight of what :func:`parts_of` gave; a quantised one is computed anew in ``dtype``."""
+    return parts[0] if sizes is None else dequantize_nf4(NF4(*parts, *sizes), dtype)
+
+
 @torch.no_grad()
 def quantize_nf4(weight: Tensor, block_size: int = 64, scaler_block_size: int = 256) -> NF4:
-    """A float weight [out, in] in 4 bits a value.
+    """A float weight [..., in] in 4 bits a value.
 
     The number of blocks need not be a multiple of ``scaler_block_size``; the last group of magnitudes is then shorter.
     A block of zeros gets the lowest level, as in torchao, and so comes back as minus its restored magnitude: 0 where
@@ -58,7 +79,7 @@ def quantize_nf4(weight: Tensor, block_size: int = 64, scaler_block_size: int = 
     Raises:
         ValueError: a row is not a whole number of blocks.
     """
-    out_dim, in_dim = weight.shape
+    *rows, in_dim = weight.shape
     _check_blocks(in_dim, block_size)
     blocks = weight.detach().contiguous().view(-1, block_size)
     codes = torch.empty(len(blocks), block_size // 2, dtype=torch.uint8, device=weight.device)
@@ -67,35 +88,40 @@ def quantize_nf4(weight: Tensor, block_size: int = 64, scaler_block_size: int = 
         torch.amax(blocks[part].abs(), dim=1, out=magnitudes[part])
         codes[part] = _nearest(blocks[part] / magnitudes[part].unsqueeze(1))
     scale, factor, mean = _quantize_magnitudes(magnitudes, scaler_block_size)
-    return NF4(codes.view(out_dim, -1), scale.view(out_dim, -1), factor, mean, block_size, scaler_block_size)
+    codes, scale = codes.view(*rows, in_dim // 2), scale.view(*rows, in_dim // block_size)
+    return NF4(codes, scale, factor, mean, block_size, scaler_block_size)
 
 
 def dequantize_nf4(nf4: NF4, dtype: torch.dtype | None = None, first_block: int = 0) -> Tensor:
-    """The float weight [out, in] that the codes stand for, computed in the dtype of ``scale_mean``.
+    """The float weight [..., in] that the codes stand for, computed in the dtype of ``scale_mean``.
 
     Args:
         dtype: of the result; None means that of ``scale_mean``.
         first_block: number of these rows' first block in the whole weight, where they are not its first rows.
     """
-    out_dim, in_dim = nf4.codes.shape[0], 2 * nf4.codes.shape[1]
     dtype = dtype or nf4.scale_mean.dtype
     if nf4.codes.is_meta:
-        return torch.empty(out_dim, in_dim, dtype=dtype, device="meta")
+        return torch.empty(_float_shape(nf4.codes), dtype=dtype, device="meta")
     codes, scale = nf4.codes.reshape(-1, nf4.block_size // 2), nf4.scale.reshape(-1)
     weight = _restore(codes, scale, nf4.scale_factor, nf4.scale_mean, nf4.scaler_block_size, first_block, dtype)
-    return weight.view(out_dim, in_dim)
+    return weight.view(_float_shape(nf4.codes))
+
+
+def _float_shape(codes: Tensor) -> tuple[int, ...]:
+    return *codes.shape[:-1], 2 * codes.shape[-1]
 
 
 def hold_nf4(
     module: nn.Module,
-    out_dim: int,
-    in_dim: int,
+    shape: tuple[int, ...],
     dtype: torch.dtype | None = None,
     block_size: int = 64,
     scaler_block_size: int = 256,
     device: torch.device | str | None = None,
+    *,
+    leaf: str = "weight",
 ) -> None:
-    """Make ``module`` hold a weight [out_dim, in_dim] in 4 bits; its content is yet to be filled in.
+    """Make ``module`` hold a weight of this shape, [..., in], in 4 bits; its content is yet to be filled in.
 
     It gets the parameters ``weight`` and ``weight_scale``, which take no gradient and can be split by rows, and the
     buffers ``weight_scale_factor`` and ``weight_scale_mean``, which stay whole. Its state dict shows the float weight
@@ -103,48 +129,44 @@ def hold_nf4(
 
     Args:
         dtype: of the float weight; None means torch's default. It follows ``module.to(dtype)``.
+        leaf: name of the weight, and beginning of the other names.
 
     Raises:
         ValueError: a row is not a whole number of blocks.
     """
+    *rows, in_dim = shape
     _check_blocks(in_dim, block_size)
     empty = functools.partial(torch.empty, device=device)
-    blocks = out_dim * in_dim // block_size
-    codes = empty(out_dim, in_dim // 2, dtype=torch.uint8)
-    scale = empty(out_dim, in_dim // block_size, dtype=torch.int8)
-    module.weight = nn.Parameter(codes, requires_grad=False)
-    module.weight_scale = nn.Parameter(scale, requires_grad=False)
-    module.register_buffer("weight_scale_factor", empty(-(-blocks // scaler_block_size), dtype=dtype))
-    module.register_buffer("weight_scale_mean", empty((), dtype=dtype))
+    scale = empty(*rows, in_dim // block_size, dtype=torch.int8)
+    codes = empty(*rows, in_dim // 2, dtype=torch.uint8)
+    module.register_parameter(leaf, nn.Parameter(codes, requires_grad=False))
+    module.register_parameter(f"{leaf}_scale", nn.Parameter(scale, requires_grad=False))
+    module.register_buffer(f"{leaf}_scale_factor", empty(-(-scale.numel() // scaler_block_size), dtype=dtype))
+    module.register_buffer(f"{leaf}_scale_mean", empty((), dtype=dtype))
     module.scaler_block_size = scaler_block_size
-    module.register_state_dict_post_hook(_show_float)
-    module.register_load_state_dict_pre_hook(_take_float)
+    module.register_state_dict_post_hook(functools.partial(_show_float, leaf=leaf))
+    module.register_load_state_dict_pre_hook(functools.partial(_take_float, leaf=leaf))
 
 
-def is_quantised(module: nn.Module) -> bool:
-    """True for a module that :func:`hold_nf4` made hold its weight in 4 bits."""
-    return isinstance(getattr(module, "weight_scale", None), nn.Parameter)
+def is_quantised(module: nn.Module, leaf: str = "weight") -> bool:
+    """True for a module that :func:`hold_nf4` made hold this weight in 4 bits."""
+    return isinstance(getattr(module, f"{leaf}_scale", None), nn.Parameter)
 
 
-def nf4_of(module: nn.Module) -> NF4:
+def nf4_of(module: nn.Module, leaf: str = "weight") -> NF4:
     """What a quantised module holds; its codes and scale are split where the module's parameters are."""
-    block_size = 2 * module.weight.shape[1] // module.weight_scale.shape[1]
-    factor, mean = module.weight_scale_factor, module.weight_scale_mean
-    return NF4(module.weight, module.weight_scale, factor, mean, block_size, module.scaler_block_size)
+    codes, scale, *others = (getattr(module, leaf + end) for end in ("", *_INNER))
+    return NF4(codes, scale, *others, 2 * codes.shape[-1] // scale.shape[-1], module.scaler_block_size)
 
 
 def stored(module: nn.Module, leaf: str, full: Tensor) -> dict[str, Tensor]:
     """The tensors by name that ``module`` keeps for its whole float tensor ``leaf``: four for a quantised weight."""
-    if leaf != "weight" or not is_quantised(module):
+    if not is_quantised(module, leaf):
         return {leaf: full}
-    held = nf4_of(module)
+    held = nf4_of(module, leaf)
     new = quantize_nf4(full.to(held.scale_mean.dtype), held.block_size, held.scaler_block_size)
-    return {
-        "weight": new.codes,
-        "weight_scale": new.scale,
-        "weight_scale_factor": new.scale_factor,
-        "weight_scale_mean": new.scale_mean,
-    }
+    parts = (new.codes, new.scale, new.scale_factor, new.scale_mean)
+    return {leaf + end: part for end, part in zip(("", *_INNER), parts)}
 
 
 def _check_blocks(in_dim: int, block_size: int) -> None:
@@ -249,11 +271,13 @@ def _pairs(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.cartesian_prod(levels, levels).view(_TWO_AS_ONE[dtype.itemsize]).view(-1)
 
 
-def _show_float(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
-    held = nf4_of(module)
-    state_dict[f"{prefix}weight"] = _restore_split(held) if _is_split(held.codes) else dequantize_nf4(held)
-    for name in _INNER:
-        del state_dict[prefix + name]
+def _show_float(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], leaf: str
+) -> None:
+    held = nf4_of(module, leaf)
+    state_dict[prefix + leaf] = _restore_split(held) if _is_split(held.codes) else dequantize_nf4(held)
+    for end in _INNER:
+        del state_dict[prefix + leaf + end]
 
 
 def _is_split(x: Tensor) -> bool:
@@ -268,10 +292,15 @@ def _restore_split(held: NF4) -> "DTensor":
     local = replace(held, codes=codes, scale=scale)
     rows = _split_like(torch.arange(len(held.codes), device=codes.device), held.codes).to_local()
     first_row = int(rows[0]) if len(rows) and not codes.is_meta else 0
-    weight = dequantize_nf4(local, first_block=first_row * scale.shape[1])
-    shape = torch.Size((len(held.codes), weight.shape[1]))
+    weight = dequantize_nf4(local, first_block=first_row * prod(scale.shape[1:]))
+    whole = torch.empty(_float_shape(held.codes), device="meta")
     return DTensor.from_local(
-        weight, held.codes.device_mesh, held.codes.placements, run_check=False, shape=shape, stride=(shape[1], 1)
+        weight,
+        held.codes.device_mesh,
+        held.codes.placements,
+        run_check=False,
+        shape=whole.shape,
+        stride=whole.stride(),
     )
 
 
@@ -285,14 +314,14 @@ def _split_like(whole: Tensor, like: Tensor) -> Tensor:
 
 
 def _take_float(
-    module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *others: Any
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *others: Any, leaf: str
 ) -> None:
-    """Quantise the float weight in ``state_dict``; where there is none, only ``weight`` shall be missed."""
-    name, held = f"{prefix}weight", nf4_of(module)
+    """Quantise the float weight in ``state_dict``; where there is none, only ``leaf`` shall be missed."""
+    name, held = prefix + leaf, nf4_of(module, leaf)
     if name not in state_dict:
-        state_dict.update({prefix + inner: getattr(module, inner) for inner in _INNER})
+        state_dict.update({name + end: getattr(module, leaf + end) for end in _INNER})
         return
-    weight, shape = state_dict[name], (held.codes.shape[0], 2 * held.codes.shape[1])
+    weight, shape = state_dict[name], _float_shape(held.codes)
     if not weight.is_floating_point() or weight.shape != shape:
         raise CheckpointError(
             f"{name} is {weight.dtype} {list(weight.shape)}; a weight to be quantised must be a float {list(shape)}, "
@@ -301,5 +330,5 @@ def _take_float(
     whole = weight.full_tensor() if _is_split(weight) else weight
     if not held.codes.is_meta:
         whole = whole.to(held.codes.device)
-    new = stored(module, "weight", whole)
-    state_dict.update({prefix + leaf: _split_like(t, getattr(module, leaf)) for leaf, t in new.items()})
+    new = stored(module, leaf, whole)
+    state_dict.update({prefix + part: _split_like(t, getattr(module, part)) for part, t in new.items()})

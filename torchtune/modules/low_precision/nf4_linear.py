@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchtune.modules.low_precision.nf4 import NF4, dequantize_nf4, hold_nf4, nf4_of
+from torchtune.modules.low_precision.nf4 import Sizes, float_of, hold_nf4, nf4_of, parts_of
 
 
 class FrozenNF4Linear(nn.Linear):
@@ -38,7 +38,7 @@ class FrozenNF4Linear(nn.Linear):
     ) -> None:
         super().__init__(in_dim, out_dim, bias=bias, device=device, dtype=dtype)
         drawn = self.requires_grad_(False).weight
-        hold_nf4(self, out_dim, in_dim, drawn.dtype, device=drawn.device, **quantization_kwargs)
+        hold_nf4(self, (out_dim, in_dim), drawn.dtype, device=drawn.device, **quantization_kwargs)
         self.load_state_dict({"weight": drawn}, strict=False)
 
     @classmethod
@@ -58,23 +58,19 @@ class FrozenNF4Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Project ``input``, the only one to get a gradient."""
-        held = nf4_of(self)
-        parts = (held.codes, held.scale, held.scale_factor, held.scale_mean)
-        return _FrozenProduct.apply(input, self.bias, held.block_size, held.scaler_block_size, *parts)
+        parts, sizes = parts_of(nf4_of(self))
+        return _FrozenProduct.apply(input, self.bias, sizes, *parts)
 
 
 class _FrozenProduct(torch.autograd.Function):
     """``x W^T + bias`` that keeps neither x nor the float W for backward."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, bias: Tensor | None, block_size: int, scaler_block_size: int, *parts: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, sizes: Sizes, *parts: Tensor) -> Tensor:
         ctx.save_for_backward(*parts)
-        ctx.sizes = block_size, scaler_block_size
-        return F.linear(x, dequantize_nf4(NF4(*parts, *ctx.sizes), x.dtype), bias)
+        ctx.sizes = sizes
+        return F.linear(x, float_of(parts, sizes, x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight = dequantize_nf4(NF4(*ctx.saved_tensors, *ctx.sizes), grad.dtype)
-        return grad @ weight, *[None] * 7
+        return grad @ float_of(ctx.saved_tensors, ctx.sizes, grad.dtype), *[None] * 6

@@ -7,7 +7,7 @@ from torchtune.modules.peft._apply import (
     initial_adapters,
     whole_trained_names,
 )
-from torchtune.modules.peft._merge import get_merged_lora_ckpt, merged_weight
+from torchtune.modules.peft._merge import get_merged_lora_ckpt, merged_weight, rank_of
 from torchtune.modules.peft._spec import AdapterSpec, adapter_spec
 from torchtune.modules.peft._utils import (
     LORA_ATTN_MODULES,
@@ -40,6 +40,7 @@ __all__ = [
     "get_merged_lora_ckpt",
     "initial_adapters",
     "merged_weight",
+    "rank_of",
     "set_trainable_params",
     "validate_missing_and_unexpected_for_lora",
     "whole_trained_names",

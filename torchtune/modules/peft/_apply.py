@@ -10,9 +10,14 @@ from torch import Tensor, nn
 
 from torchtune.errors import ConfigError
 from torchtune.modules.low_precision import FrozenNF4Linear
+from torchtune.modules.moe import GroupedExperts, LoRAGroupedExperts
 from torchtune.modules.peft.dora import DoRALinear
 from torchtune.modules.peft.lora import LoRALinear
 from torchtune.modules.tied_linear import TiedLinear
+
+AdaptedLayer = LoRALinear | LoRAGroupedExperts
+
+_MLP = {"w1", "w2", "w3"}
 
 
 def apply_lora(
@@ -32,37 +37,64 @@ def apply_lora(
     """Give linear layers adapters and freeze everything else, in place; gives the model.
 
     A layer or module is meant by the end of its name: ``q_proj`` is that of every layer, ``layers.0.attn.q_proj`` one.
+    The experts of a layer are one target, ``experts``; ``w1``, ``w2`` and ``w3`` together mean them too.
 
     Args:
-        targets: linear layers that get an adapter.
+        targets: linear layers and experts that get an adapter.
         rank: rows of A, unless ``rank_pattern`` has another number for a layer; likewise ``alpha``.
         dropout: see :class:`LoRALinear`, like ``use_rslora``; ``use_dora`` takes :class:`DoRALinear`.
-        quantize_base: keep the weights of all linear layers in 4 bits, but for the output projection and ``trainable``.
+        quantize_base: keep the weights of all linear layers and experts in 4 bits, but for the output projection and
+            ``trainable``.
         trainable: modules that are trained in full, as they are: embeddings, norms, the output projection.
 
     Raises:
         ConfigError: a name that is in no module, a rank that a layer cannot have, or nothing that would be trained.
     """
     _check_sense(model, targets, trainable)
-    linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    chosen = {n for t in targets for n in _named(t, linears, "linear layer")}
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | GroupedExperts)}
+    chosen = {n for t in _with_experts(targets, layers) for n in _named(t, layers, "linear layer")}
     ranks, alphas = _values(rank, rank_pattern, chosen), _values(alpha, alpha_pattern, chosen)
     trained = {n for t in trainable for n in _trainable_names(t, model, chosen)}
     model.requires_grad_(False)
-    kind = DoRALinear if use_dora else LoRALinear
-    for name, linear in linears.items():
+    for name, layer in layers.items():
         quantised = quantize_base and name != "output" and name not in trained
         if quantised:
-            _check_quantisable(name, linear)
+            _check_quantisable(name, layer)
         if name in chosen:
-            _check_rank(name, linear, ranks[name])
+            _check_rank(name, layer, ranks[name])
             values = {"rank": ranks[name], "alpha": alphas[name], "dropout": dropout, "use_rslora": use_rslora}
-            model.set_submodule(name, kind.from_linear(linear, quantize_base=quantised, **values))
+            model.set_submodule(name, _adapted(name, layer, use_dora, quantize_base=quantised, **values))
         elif quantised:
-            model.set_submodule(name, FrozenNF4Linear.from_linear(linear))
+            model.set_submodule(name, _quantised(layer))
     for name in trained:
         model.get_submodule(name).requires_grad_(True)
     return model
+
+
+def _with_experts(targets: Collection[str], layers: Mapping[str, nn.Module]) -> list[str]:
+    """The targets, with the experts and without what only these have, where the whole feed-forward is meant."""
+    experts = [name for name, layer in layers.items() if isinstance(layer, GroupedExperts)]
+    if not experts or not set(targets) >= _MLP:
+        return list(targets)
+    return [*experts, *(t for t in targets if t not in _MLP or any(_means(t, name) for name in layers))]
+
+
+def _adapted(name: str, layer: nn.Linear | GroupedExperts, use_dora: bool, **values: Any) -> AdaptedLayer:
+    if not isinstance(layer, GroupedExperts):
+        return (DoRALinear if use_dora else LoRALinear).from_linear(layer, **values)
+    if use_dora:
+        raise ConfigError(
+            f"use_dora: {name} are experts, which can have LoRA only; leave them out (apply_lora_to_mlp: False), or "
+            "set use_dora: False"
+        )
+    return LoRAGroupedExperts.from_experts(layer, **values)
+
+
+def _quantised(layer: nn.Linear | GroupedExperts) -> nn.Module:
+    if isinstance(layer, GroupedExperts):
+        layer.quantize()
+        return layer
+    return FrozenNF4Linear.from_linear(layer)
 
 
 def _check_sense(model: nn.Module, targets: Collection[str], trainable: Collection[str]) -> None:
@@ -108,26 +140,35 @@ def _trainable_names(wanted: str, model: nn.Module, chosen: Collection[str]) -> 
     return names
 
 
-def _check_rank(name: str, linear: nn.Linear, rank: int) -> None:
-    most = min(linear.in_features, linear.out_features)
-    if not 1 <= rank <= most:
+def _sizes(layer: nn.Linear | GroupedExperts) -> tuple[int, int]:
+    """Inputs and outputs; of experts those of their first two products."""
+    if isinstance(layer, GroupedExperts):
+        return layer.dim, layer.hidden_dim
+    return layer.in_features, layer.out_features
+
+
+def _check_rank(name: str, layer: nn.Linear | GroupedExperts, rank: int) -> None:
+    inputs, outputs = _sizes(layer)
+    if not 1 <= rank <= min(inputs, outputs):
         raise ConfigError(
-            f"lora_rank {rank} does not fit {name}, which has {linear.in_features} inputs and {linear.out_features} "
-            f"outputs; choose 1 to {most}, or another rank for this layer in rank_pattern"
+            f"lora_rank {rank} does not fit {name}, which has {inputs} inputs and {outputs} outputs; choose 1 to "
+            f"{min(inputs, outputs)}, or another rank for this layer in rank_pattern"
         )
 
 
-def _check_quantisable(name: str, linear: nn.Linear, block_size: int = 64) -> None:
-    if linear.in_features % block_size:
-        raise ConfigError(
-            f"quantize_base: {name} has {linear.in_features} inputs, which is no multiple of the {block_size} weights "
-            "that share a scale"
-        )
+def _check_quantisable(name: str, layer: nn.Linear | GroupedExperts, block_size: int = 64) -> None:
+    inputs, outputs = _sizes(layer)
+    for size in (inputs, outputs) if isinstance(layer, GroupedExperts) else (inputs,):
+        if size % block_size:
+            raise ConfigError(
+                f"quantize_base: {name} has {size} inputs, which is no multiple of the {block_size} weights that share "
+                "a scale"
+            )
 
 
-def adapted_layers(model: nn.Module) -> dict[str, LoRALinear]:
+def adapted_layers(model: nn.Module) -> dict[str, AdaptedLayer]:
     """The layers that have an adapter, by name."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}
+    return {name: m for name, m in model.named_modules() if isinstance(m, AdaptedLayer)}
 
 
 def adapter_names(model: nn.Module) -> list[str]:
@@ -150,7 +191,8 @@ def initial_adapters(model: nn.Module, generator: torch.Generator) -> Iterator[t
     number of processes.
     """
     for name, layer in adapted_layers(model).items():
-        bound = 1 / math.sqrt(layer.in_dim)  # what ``nn.init.kaiming_uniform_(a=sqrt(5))`` comes to
-        a = torch.empty(layer.rank, layer.in_dim).uniform_(-bound, bound, generator=generator)
-        yield f"{name}.lora_a.weight", a
-        yield f"{name}.lora_b.weight", torch.zeros(layer.out_dim, layer.rank)
+        for pair in layer.adapted.values():
+            a, b = (layer.get_parameter(leaf).shape for leaf in pair)
+            bound = 1 / math.sqrt(a[1])  # what ``nn.init.kaiming_uniform_(a=sqrt(5))`` comes to
+            yield f"{name}.{pair[0]}", torch.empty(a).uniform_(-bound, bound, generator=generator)
+            yield f"{name}.{pair[1]}", torch.zeros(b)

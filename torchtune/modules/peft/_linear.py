@@ -6,10 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchtune.modules.low_precision.nf4 import NF4, dequantize_nf4
-
-Stored = Tensor | NF4
-"""A base weight as its module holds it: [out, in], or quantised."""
+from torchtune.modules.low_precision.nf4 import NF4, Sizes, Stored, float_of, parts_of
 
 
 def adapted_linear(
@@ -33,19 +30,8 @@ def adapted_linear(
     if dropout > 0:
         keep = _mask(x, dropout)
         scaling /= 1 - dropout
-    parts, sizes = _parts(base)
+    parts, sizes = parts_of(base)
     return _AdaptedLinear.apply(x, keep, a, b, bias, scaling, sizes, *parts)
-
-
-def _parts(base: Stored) -> tuple[tuple[Tensor, ...], tuple[int, int] | None]:
-    """The tensors of a weight, since a differentiable operation takes no other objects; None marks a plain one."""
-    if isinstance(base, NF4):
-        return (base.codes, base.scale, base.scale_factor, base.scale_mean), (base.block_size, base.scaler_block_size)
-    return (base,), None
-
-
-def _whole(parts: tuple[Tensor, ...], sizes: tuple[int, int] | None, dtype: torch.dtype) -> Tensor:
-    return parts[0] if sizes is None else dequantize_nf4(NF4(*parts, *sizes), dtype)
 
 
 def _mask(x: Tensor, dropout: float) -> Tensor:
@@ -76,10 +62,10 @@ class _AdaptedLinear(torch.autograd.Function):
         b: Tensor,
         bias: Tensor | None,
         scaling: float,
-        sizes: tuple[int, int] | None,
+        sizes: Sizes,
         *parts: Tensor,
     ) -> Tensor:
-        y = F.linear(x, _whole(parts, sizes, x.dtype), bias)
+        y = F.linear(x, float_of(parts, sizes, x.dtype), bias)
         h = F.linear(_kept(x, keep), a)
         y.view(-1, y.shape[-1]).addmm_(h.view(-1, h.shape[-1]), b.t(), alpha=scaling)
         ctx.save_for_backward(x, keep, a, b, h, *parts)
@@ -94,7 +80,7 @@ class _AdaptedLinear(torch.autograd.Function):
         gh = (g @ b).mul_(ctx.scaling)
         grads: list[Tensor | None] = [None] * len(needs)
         if needs[0]:
-            gx = g @ _whole(tuple(parts), ctx.sizes, g.dtype)
+            gx = g @ float_of(parts, ctx.sizes, g.dtype)
             gx = gx.addmm_(gh, a) if keep is None else gx.add_(_kept(gh @ a, keep))
             grads[0] = gx.view(x.shape)
         if needs[2]:

@@ -7,10 +7,13 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from torch import nn
 
 from torchtune.errors import CheckpointError
+from torchtune.modules.moe import LoRAGroupedExperts
 from torchtune.modules.peft._apply import adapted_layers
+from torchtune.modules.peft.lora import LoRALinear
 
 LORA_ATTN_MODULES = Literal["q_proj", "k_proj", "v_proj", "output_proj"]
-_ADAPTER_LEAVES = ("lora_a.weight", "lora_b.weight", "magnitude")
+_PAIRS = (*LoRALinear.adapted.values(), *LoRAGroupedExperts.adapted.values())
+_ADAPTER_LEAVES = (*(name for pair in _PAIRS for name in pair), "magnitude")
 
 
 @runtime_checkable

@@ -2,12 +2,12 @@
 
 import math
 from enum import Enum
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from torchtune.modules.low_precision.nf4 import hold_nf4, is_quantised, nf4_of
-from torchtune.modules.peft._linear import Stored, adapted_linear
+from torchtune.modules.low_precision.nf4 import Stored, hold_nf4, is_quantised, nf4_of
+from torchtune.modules.peft._linear import adapted_linear
 
 
 class TrainableParams(Enum):
@@ -30,7 +30,12 @@ class LoRALinear(nn.Module):
         quantize_base: keep W in 4 bits, see :mod:`torchtune.modules.low_precision.nf4`.
         use_rslora: the scaling of https://arxiv.org/abs/2312.03732.
         quantization_kwargs: ``block_size`` and ``scaler_block_size`` of the quantised weight.
+
+    Attributes:
+        adapted: name of the frozen weight -> names of its A and B.
     """
+
+    adapted: ClassVar = {"weight": ("lora_a.weight", "lora_b.weight")}
 
     def __init__(
         self,
@@ -83,7 +88,7 @@ class LoRALinear(nn.Module):
         self.use_rslora, self.disabled = use_rslora, False
         self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         if quantize_base:
-            hold_nf4(self, *weight.shape, weight.dtype, device=weight.device, **quantization_kwargs)
+            hold_nf4(self, weight.shape, weight.dtype, device=weight.device, **quantization_kwargs)
             self.load_state_dict({"weight": weight}, strict=False)
         else:
             self.weight = weight.requires_grad_(False)
@@ -104,7 +109,7 @@ class LoRALinear(nn.Module):
 
     def adapter_params(self) -> list[str]:
         """Names of the adapter's parameters, below this module."""
-        return ["lora_a.weight", "lora_b.weight"]
+        return list(self.adapted["weight"])
 
     def base(self) -> Stored:
         """The frozen weight, [out_dim, in_dim], as it is kept."""

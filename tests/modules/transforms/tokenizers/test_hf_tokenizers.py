@@ -2,10 +2,11 @@
 
 import json
 import pickle
+from datetime import datetime
 from pathlib import Path
 
 import pytest
-from tokenizer_files import byte_tokenizer
+from tokenizer_files import CHAT_TOKENS, chat_folder
 from tokenizers import Tokenizer, processors
 
 from torchtune.data import Message
@@ -16,7 +17,6 @@ from torchtune.modules.transforms.tokenizers import (
     parse_hf_tokenizer_json,
 )
 
-SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "[INST]", "[/INST]"]
 BOS, EOS, IM_START, IM_END = 256, 257, 258, 259
 CHATML = (
     "{% for message in messages %}\n"
@@ -55,11 +55,7 @@ def _rows(messages: list[Message]) -> list[dict[str, str]]:
 
 
 def _folder(path: Path, template: str | None = CHATML, **config) -> Path:
-    byte_tokenizer(path / "tokenizer.json", SPECIAL)
-    tokens = {"bos_token": "<s>", "eos_token": {"content": "</s>", "special": True}, "model_max_length": 99}
-    extra = {} if template is None else {"chat_template": template}
-    (path / "tokenizer_config.json").write_text(json.dumps(tokens | extra | config))
-    return path
+    return chat_folder(path, template, **config)
 
 
 def _model(path: Path, **kwargs) -> HuggingFaceModelTokenizer:
@@ -130,14 +126,55 @@ def test_truncation(limit, tmp_path):
     assert left.tokenize_messages(_dialogue(), max_seq_len=999) == (ids, mask)
 
 
-def test_a_template_that_changes_what_came_before_is_refused(tmp_path):
-    forgetful = "{% for m in messages %}{% if loop.last %}last {% endif %}{{ m.content }}{% endfor %}"
-    tokenizer = _model(_folder(tmp_path, forgetful))
-    with pytest.raises(DataError, match="first 2 of 5 messages differently"):
-        tokenizer.tokenize_messages(_dialogue())
-    for message in (everything := _dialogue()):
-        message.masked = False
-    assert not any(tokenizer.tokenize_messages(everything)[1])
+def test_tools_reach_the_template(tmp_path):
+    template = "{% for t in tools or [] %}{{ t.name }};{% endfor %}" + CHATML
+    tokenizer = _model(_folder(tmp_path, template))
+    sample = tokenizer({"messages": _dialogue(), "tools": [{"name": "f"}], "row": 1})
+    assert _text(tokenizer, sample["tokens"]).startswith("f;<|im_start|>system") and sample.keys() == {
+        "tokens", "mask", "row"
+    }  # fmt: skip
+    assert not _text(tokenizer, tokenizer({"messages": _dialogue()})["tokens"]).startswith("f;")
+
+
+def test_the_day_can_be_fixed(tmp_path):
+    _folder(tmp_path, "{{ strftime_now('%d %b %Y') }}{{ flavour }}")
+    tokenizer = _model(tmp_path, today="2024-02-29", chat_template_kwargs={"flavour": "sour"})
+    travelled = pickle.loads(pickle.dumps(tokenizer))
+    assert tokenizer.render_template([]) == travelled.render_template([]) == "29 Feb 2024sour"
+    assert _model(tmp_path).render_template([]) == datetime.now().strftime("%d %b %Y")
+    with pytest.raises(ConfigError, match="today is '29.2.2024'; expected a date such as 2025-01-31"):
+        _model(tmp_path, today="29.2.2024")
+
+
+def test_an_answer_ends_where_the_template_ends_it(tmp_path):
+    """A base model's files name the end of a text only; its template closes turns with another token."""
+    _folder(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 257, "top_p": 0.5}')
+    tokenizer = _model(tmp_path)
+    assert tokenizer.stop_tokens == [EOS, IM_END] and tokenizer.eos_id == EOS
+    assert tokenizer.files.keys() == {"generation_config.json"}
+    assert json.loads(tokenizer.files["generation_config.json"]) == {"eos_token_id": [EOS, IM_END], "top_p": 0.5}
+    own = _model(_folder(tmp_path, eos_token="<|im_end|>"))
+    assert own.stop_tokens == [IM_END, EOS] and own.files == {}
+    brought = _model(tmp_path, chat_template=MISTRAL)
+    assert brought.files == {"chat_template.jinja": MISTRAL} and brought.chat_template == MISTRAL
+
+
+def test_tokens_that_are_no_text(tmp_path):
+    """Gemma 3's tokenizer has one more than the text model has rows."""
+    tokenizer = _model(_folder(tmp_path, image_token="[/INST]"))
+    assert (tokenizer.vocab_size, tokenizer.text_vocab_size) == (262, 261)
+    with pytest.raises(DataError, match=r"'\[/INST\]', which stands for what is no text"):
+        tokenizer.tokenize_messages([Message("user", "[/INST]")])
+    assert _model(_folder(tmp_path, image_token="[INST]")).text_vocab_size == 262
+
+
+def test_halves_of_surrogate_pairs(tmp_path):
+    tokenizer = _model(_folder(tmp_path))
+    messages = [Message("user", "x\ud83d\ude42y\ud83d", masked=True), Message("assistant", "A")]
+    ids, mask = tokenizer.tokenize_messages(messages)
+    assert "x🙂y\ufffd" in _text(tokenizer, ids)
+    assert _text(tokenizer, [i for i, m in zip(ids, mask) if not m]) == "<|im_start|>assistant\nA<|im_end|>\n"
 
 
 @pytest.mark.parametrize(
@@ -218,4 +255,6 @@ def test_base_tokenizer_faults(tmp_path):
 
 
 def test_parse_special_tokens(tmp_path):
-    assert parse_hf_tokenizer_json(_folder(tmp_path) / "tokenizer.json") == {t: 256 + i for i, t in enumerate(SPECIAL)}
+    assert parse_hf_tokenizer_json(_folder(tmp_path) / "tokenizer.json") == {
+        t: 256 + i for i, t in enumerate(CHAT_TOKENS)
+    }

@@ -59,6 +59,10 @@ class SentencePieceBaseTokenizer:
         """The text of the ids, special tokens left out."""
         return self.spm_model.decode(ids)
 
+    def control_tokens(self) -> dict[str, int]:
+        """The tokens that no text becomes: name -> id."""
+        return {self.spm_model.id_to_piece(i): i for i in range(self.vocab_size) if self.spm_model.is_control(i)}
+
     def _continuation(self, text: str, prefix: str) -> list[int]:
         if not self._adds_space:
             return self._ids(text)

@@ -11,7 +11,7 @@ from torchtune.modules.transforms.tokenizers._files import JSON, read_json, requ
 from torchtune.modules.transforms.tokenizers._utils import split_long, without_lone_surrogates
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 _TOKENIZER_JSON = "a tokenizer.json of Hugging Face's tokenizers"
 
@@ -41,12 +41,17 @@ def load_tokenizer_json(path: str | Path) -> Tokenizer:
         raise DataError(f"{path}: expected {_TOKENIZER_JSON}; it does not load: {error}") from error
 
 
-def encode_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids of a text without what the file's post-processor would add around it."""
+def encode_text(tokenizer: Tokenizer, text: str) -> Encoding:
+    """Ids and places of the tokens of a text, without what the file's post-processor would add around it."""
     try:
-        return tokenizer.encode(text, add_special_tokens=False).ids
+        return tokenizer.encode(text, add_special_tokens=False)
     except (TypeError, UnicodeEncodeError):
-        return tokenizer.encode(without_lone_surrogates(text), add_special_tokens=False).ids
+        return tokenizer.encode(without_lone_surrogates(text), add_special_tokens=False)
+
+
+def encode_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids alone."""
+    return encode_text(tokenizer, text).ids
 
 
 class PlainTextTokenizer:

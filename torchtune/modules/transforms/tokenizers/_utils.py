@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from torchtune.modules.transforms.tokenizers._protocols import ModelTokenizer
 
 TRUNCATION_TYPES = ("left", "right")
+NO_TOOLS = (
+    "this tokenizer's dialogues have no form for that. A tokenizer.json with a chat template may have: see "
+    "torchtune.models.auto_tokenizer"
+)
 
 # https://github.com/meta-llama/llama-models/blob/main/models/llama3/tokenizer.py: longer text, or longer runs without
 # (or of only) whitespace, overflow tiktoken's stack, see https://github.com/openai/tiktoken/issues/195
@@ -83,17 +87,32 @@ def text_of(part: Mapping[str, Any]) -> str:
     Raises:
         DataError: the part is not text.
     """
+    if part["type"] == "tool_call":
+        raise DataError(f"a message calls the tool {part['content']['name']!r}; {NO_TOOLS}")
     if part["type"] != "text":
         raise DataError(f"a message holds content of type {part['type']!r}; this tokenizer takes text only")
     return part["content"]
 
 
+def text_beside_calls(message: Message) -> str:
+    """The text of a message whose calls of tools are written apart."""
+    return "".join(text_of(part) for part in message.content if part["type"] != "tool_call")
+
+
 def tokenize_sample(tokenizer: ModelTokenizer, sample: Mapping[str, Any], inference: bool) -> dict[str, Any]:
-    """The sample with ``tokens`` and ``mask`` in place of ``messages``; at inference the last message stays open."""
+    """The sample with ``tokens`` and ``mask`` in place of ``messages`` and, where it has some, of ``tools``; at
+    inference the last message stays open.
+
+    Raises:
+        DataError: there are no messages, or ``tools`` that the tokenizer has no form for.
+    """
     if "messages" not in sample:
         raise DataError(f"a sample to tokenize has no 'messages'; it has {sorted(sample)}")
-    tokens, mask = tokenizer.tokenize_messages(sample["messages"], add_end_tokens=not inference)
-    rest = {key: value for key, value in sample.items() if key != "messages"}
+    tools = {"tools": sample["tools"]} if sample.get("tools") else {}
+    if tools and "tools" not in inspect.signature(tokenizer.tokenize_messages).parameters:
+        raise DataError(f"a sample has 'tools'; {NO_TOOLS}")
+    tokens, mask = tokenizer.tokenize_messages(sample["messages"], add_end_tokens=not inference, **tools)
+    rest = {key: value for key, value in sample.items() if key not in ("messages", "tools")}
     return {**rest, "tokens": tokens, "mask": mask}
 
 
