@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from export_models import llama2, llama3
+from export_models import llama2, llama3, mistral, nemo
 
 from torchtune.export import Options, export_to
 
@@ -17,6 +17,8 @@ def models(tmp_path_factory):
         "llama3": llama3(root / "llama3"),
         "bf16": llama3(root / "bf16", tied=False, dtype=torch.bfloat16),
         "llama2": llama2(root / "llama2"),
+        "mistral_7b": mistral(root / "mistral_7b"),
+        "nemo": nemo(root / "nemo"),
     }
 
 

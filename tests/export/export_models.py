@@ -1,4 +1,4 @@
-"""Tiny Llamas with tokenizers of true kinds and chat templates."""
+"""Tiny Llamas and Mistrals with tokenizers of true kinds and chat templates."""
 
 import json
 import sys
@@ -6,7 +6,15 @@ from pathlib import Path
 
 import sentencepiece
 from tiny_run import SPECIAL_TOKENS, make_model
-from tokenizer_files import llama2_tokenizer_json, llama3_tokenizer_json, small_tiktoken
+from tokenizer_files import (
+    TEKKEN_SPECIAL,
+    TEKKEN_WORDS,
+    llama2_tokenizer_json,
+    llama3_tokenizer_json,
+    small_tekken,
+    small_tiktoken,
+)
+from transformers.integrations.mistral.tokenizer import MistralConverter
 
 sys.path.append(str(Path(__file__).parents[1] / "docs"))
 
@@ -21,6 +29,11 @@ LLAMA3_TEMPLATE = (
 LLAMA2_TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system message') }}{% endif %}"
     "{% if m.role == 'user' %}{{ bos_token }}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}{{ eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+NEMO_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system message') }}"
+    "{% endif %}{% if m.role == 'user' %}[INST]{{ m.content }}[/INST]{% else %}{{ m.content }}{{ eos_token }}"
     "{% endif %}{% endfor %}"
 )
 
@@ -53,6 +66,26 @@ def llama2(folder: Path, words: int = 600) -> Path:
     edit(folder / "config.json", bos_token_id=1, eos_token_id=2, rope_scaling=None, rope_theta=10_000.0)
     named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "LlamaTokenizer"}
     edit(folder / "tokenizer_config.json", **named, add_bos_token=True, chat_template=LLAMA2_TEMPLATE)
+    return folder
+
+
+def mistral(folder: Path, words: int = 600) -> Path:
+    """Of Mistral 7B's kind, version 0.1: a window, and marks of dialogues that are text."""
+    llama2(folder, words)
+    edit(folder / "config.json", model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=96)
+    return folder
+
+
+def nemo(folder: Path) -> Path:
+    """Of Mistral Nemo's kind: the first words of Tekken after a thousand special tokens, no window."""
+    make_model(folder, tied=False, vocab_size=TEKKEN_SPECIAL + TEKKEN_WORDS)
+    tekken = small_tekken(folder, "v3")
+    MistralConverter(str(tekken)).converted().save(str(folder / "tokenizer.json"))
+    tekken.unlink()  # transformers would take mistral-common's code with it
+    sizes = {"bos_token_id": 1, "eos_token_id": 2, "rope_scaling": None, "rope_theta": 1_000_000.0}
+    edit(folder / "config.json", model_type="mistral", architectures=["MistralForCausalLM"], **sizes)
+    named = {"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    edit(folder / "tokenizer_config.json", **named, chat_template=NEMO_TEMPLATE)
     return folder
 
 

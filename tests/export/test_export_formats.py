@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from torchtune.errors import CheckpointError
 from torchtune.export import Options, export_to
 from torchtune.export._meta import meta_params
 from torchtune.export._verify import TEXTS
@@ -86,6 +87,11 @@ def test_params_give_metas_reader_the_width_of_the_feed_forward(dim, width):
     # The arithmetic of FeedForward in llama_models/llama3/model.py, on the numbers that it is given.
     hidden = int(params.get("ffn_dim_multiplier", 1) * int(2 * (4 * dim) / 3))
     assert -(-hidden // params["multiple_of"]) * params["multiple_of"] == width
+
+
+def test_metas_format_is_llamas(models, export):
+    with pytest.raises(CheckpointError, match="the family mistral"):
+        export(models["mistral_7b"], "meta")
 
 
 def test_meta_and_back(models, export, tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 
 import gguf
@@ -10,9 +9,11 @@ import pytest
 import torch
 from export_models import WORDS, edit
 from gguf import GGMLQuantizationType as Kind
+from llama_cpp import ask_llama_cpp
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from torchtune.errors import CheckpointError, MissingDependency
+from torchtune.export._gguf_architectures import ARCHITECTURES
 from torchtune.export._tokenizer import encoder
 from torchtune.export._verify import DIALOGUES, TEXTS
 
@@ -40,7 +41,7 @@ def values(folder):
     return {key: field.contents() for key, field in reader.fields.items()}, {t.name: t for t in reader.tensors}
 
 
-@pytest.mark.parametrize("name", ["llama3", "llama2"])
+@pytest.mark.parametrize("name", ["llama3", "llama2", "mistral_7b", "nemo"])
 def test_f32_gives_the_same_logits_to_the_bit(models, export, tmp_path, ids, name):
     folder = without_rope_scaling(models, tmp_path, name)
     theirs, _ = loaded(export(folder, "gguf", quantize="f32"))
@@ -128,13 +129,40 @@ def test_metadata_of_sentencepiece(models, export):
     assert len(found["tokenizer.ggml.scores"]) == len(found["tokenizer.ggml.tokens"]) == 600
 
 
-@pytest.mark.parametrize("name", ["llama3", "llama2"])
+@pytest.mark.parametrize("name", ["llama3", "llama2", "mistral_7b", "nemo"])
 def test_tokenizer_and_chat_template(models, export, name):
     _, theirs = loaded(export(models[name], "gguf"))
     ours = encoder(models[name])
     assert [theirs(text, add_special_tokens=False).input_ids for text in TEXTS] == [ours(text) for text in TEXTS]
     source = AutoTokenizer.from_pretrained(models[name])
     assert theirs.chat_template == source.chat_template
+
+
+def test_mistral_is_a_llama_there_and_ends_where_its_window_does(models, export):
+    found, _ = values(export(models["mistral_7b"], "gguf"))
+    assert (found["general.architecture"], found["llama.context_length"]) == ("llama", 96)
+
+
+def test_a_family_that_is_not_known_is_refused_by_name(models, export, monkeypatch):
+    monkeypatch.delitem(ARCHITECTURES, "mistral")
+    with pytest.raises(CheckpointError, match="mistral cannot .* known families are llama, ministral"):
+        export(models["mistral_7b"], "gguf")
+
+
+def test_rope_that_factors_do_not_tell_is_refused_by_name(models, export, tmp_path):
+    folder = shutil.copytree(models["llama2"], tmp_path / "llama2")
+    edit(folder / "config.json", rope_scaling={"rope_type": "dynamic", "factor": 4.0})
+    with pytest.raises(CheckpointError, match="'dynamic' .* default, linear, yarn, llama3"):
+        export(folder, "gguf")
+
+
+@pytest.mark.parametrize("change", [{"beta_fast": 16}, {"truncate": False}, {"attention_factor": 1.0}])
+def test_yarn_with_numbers_of_its_own_is_refused(models, export, tmp_path, change):
+    folder = shutil.copytree(models["llama2"], tmp_path / "llama2")
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 80}
+    edit(folder / "config.json", rope_scaling=scaling | change)
+    with pytest.raises(CheckpointError, match="usual beta_fast"):
+        export(folder, "gguf")
 
 
 SPLIT = {"type": "Split", "pattern": {"Regex": r"\p{N}"}, "behavior": "Isolated", "invert": False}
@@ -145,7 +173,7 @@ SPLIT = {"type": "Split", "pattern": {"Regex": r"\p{N}"}, "behavior": "Isolated"
     [
         (lambda t: t["pre_tokenizer"]["pretokenizers"].insert(0, SPLIT), r"\\p{N}"),
         (lambda t: t.update(normalizer={"type": "NFC"}), "normalizer NFC"),
-        (lambda t: t["model"].update(ignore_merges=False), "ignore_merges False"),
+        (lambda t: t["pre_tokenizer"]["pretokenizers"].pop(0), "ignore_merges True"),
         (lambda t: t.update(pre_tokenizer={"type": "Metaspace", "replacement": "_"}), "Metaspace"),
         (lambda t: t.update(pre_tokenizer=None), "pre-tokenizer None"),
         (lambda t: t["model"].update(type="Unigram"), "Unigram"),
@@ -211,46 +239,19 @@ def test_without_the_package(models, export, monkeypatch):
         export(models["llama3"], "gguf")
 
 
-LLAMA_CPP = """
-import json, os, sys, urllib.request
-import xllamacpp
-asked = json.load(sys.stdin)
-params = xllamacpp.CommonParams()
-params.model.path, params.n_ctx, params.n_parallel, params.use_jinja = asked["file"], 256, 1, True
-params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-server = xllamacpp.Server(params)
-address = server.listening_address
-def post(path, **body):
-    request = urllib.request.Request(address + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    return json.load(urllib.request.urlopen(request))
-answers = {
-    "texts": [post("/tokenize", content=t, add_special=False, parse_special=False)["tokens"] for t in asked["texts"]],
-    "dialogues": [post("/apply-template", messages=d)["prompt"] for d in asked["dialogues"]],
-    "greedy": [
-        post("/completion", prompt=p, n_predict=8, temperature=0, return_tokens=True, ignore_eos=True)["tokens"]
-        for p in asked["prompts"]
-    ],
-}
-print("answers:" + json.dumps(answers), flush=True)
-os._exit(0)
-"""
-
-
-@pytest.mark.parametrize("name", ["llama3", "llama2"])
+@pytest.mark.parametrize("name", ["llama3", "llama2", "mistral_7b", "nemo"])
 def test_llama_cpp_reads_the_same_model(models, export, ids, name):
     pytest.importorskip("xllamacpp")
     file = next(export(models[name], "gguf", quantize="f32").glob("*.gguf"))
     texts, prompts = [*TEXTS, "  begins with spaces", "\n\n"], ids[:, :24].tolist()
     dialogues = [DIALOGUES[0], DIALOGUES[2]]
-    asked = json.dumps({"file": str(file), "texts": texts, "dialogues": dialogues, "prompts": prompts})
-    done = subprocess.run([sys.executable, "-c", LLAMA_CPP], input=asked, capture_output=True, text=True, timeout=120)
-    assert "answers:" in done.stdout, done.stderr
-    answers = json.loads(done.stdout.rpartition("answers:")[2])
+    answers = ask_llama_cpp(file, texts=texts, dialogues=dialogues, prompts=prompts, new_tokens=8)
     assert answers["texts"] == list(map(encoder(models[name]), texts))
     theirs = AutoTokenizer.from_pretrained(models[name])
     rendered = [theirs.apply_chat_template(d, tokenize=False, add_generation_prompt=True) for d in dialogues]
-    assert answers["dialogues"] == [text.removeprefix("<s>") for text in rendered]  # which it adds as a token
+    # Where the file says so, it adds <s> as a token.
+    assert [t.removeprefix("<s>") for t in answers["dialogues"]] == [t.removeprefix("<s>") for t in rendered]
     model = original(models[name])
     settings = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
-    for prompt, found in zip(prompts, answers["greedy"]):
+    for prompt, (found, _) in zip(prompts, answers["completions"], strict=True):
         assert found == model.generate(torch.tensor([prompt]), **settings)[0, len(prompt) :].tolist()

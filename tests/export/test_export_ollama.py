@@ -7,15 +7,36 @@ import subprocess
 
 import pytest
 from export_models import edit
+from family_models import READ, make
 from gguf import GGUFReader
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from torchtune.data import Message
 from torchtune.errors import CheckpointError
-from torchtune.export._ollama import LLAMA2, LLAMA3, modelfile
+from torchtune.export._ollama import modelfile
+from torchtune.export._ollama_formats import (
+    GEMMA,
+    LLAMA2,
+    LLAMA3,
+    MISTRAL_V1,
+    MISTRAL_V3,
+    MISTRAL_V7,
+    PHI3,
+    PHI4,
+    QWEN2,
+    QWEN2_5,
+    QWEN3,
+)  # fmt: skip
 from torchtune.export._tokenizer import trained_tokenizer
 from torchtune.export._verify import DIALOGUES
+from torchtune.models.gemma import GemmaChatTemplate, GemmaTokenizer
+from torchtune.models.gemma3 import Gemma3ChatTemplate
+from torchtune.models.phi3 import Phi3MiniTokenizer
+from torchtune.models.phi4 import Phi4Tokenizer
+from torchtune.models.qwen2 import Qwen2Tokenizer
+from torchtune.models.qwen2_5 import Qwen2_5Tokenizer
+from torchtune.models.qwen3 import Qwen3Tokenizer
 from torchtune.modules.transforms.tokenizers._tokenizer_json import encode_ids, load_tokenizer_json
 
 LONG = [
@@ -158,13 +179,87 @@ RENDERERS = [
 
 @pytest.mark.parametrize("render", RENDERERS)
 @pytest.mark.parametrize("messages", [*DIALOGUES, LONG, LONG[:-1]], ids=["user", "system", "turns", "long", "open"])
-@pytest.mark.parametrize(("name", "chat"), [("llama3", LLAMA3), ("llama2", LLAMA2)])
+@pytest.mark.parametrize(
+    ("name", "chat"),
+    [("llama3", LLAMA3), ("llama2", LLAMA2), ("mistral_7b", MISTRAL_V1), ("nemo", MISTRAL_V7)],
+    ids=["llama3", "llama2", "mistral v1", "mistral v7"],
+)
 def test_template_gives_the_tokens_of_training(models, tmp_path, name, chat, messages, render):
-    text = chat.begin + render(chat.template, messages, tmp_path)
+    compare(models[name], trained_tokenizer(models[name]), chat, messages, render, tmp_path)
+
+
+TOKENIZERS = {
+    "qwen2": (QWEN2, lambda path: Qwen2Tokenizer(path)),
+    "qwen2.5": (QWEN2_5, lambda path: Qwen2_5Tokenizer(path)),
+    "qwen3": (QWEN3, lambda path: Qwen3Tokenizer(path)),
+    "gemma2": (GEMMA, lambda path: GemmaTokenizer(path, prompt_template=GemmaChatTemplate())),
+    "gemma3": (GEMMA, lambda path: GemmaTokenizer(path, prompt_template=Gemma3ChatTemplate())),
+    "phi3": (PHI3, lambda path: Phi3MiniTokenizer(path)),
+    "phi4": (PHI4, lambda path: Phi4Tokenizer(path)),
+}
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """Folders with the tokenizers of these families."""
+    root = tmp_path_factory.mktemp("words")
+    of_family = {name: READ[name.partition(".")[0]].tokenizer for name in TOKENIZERS}
+    for name, write in of_family.items():
+        (root / name).mkdir()
+        write(root / name)
+    return root
+
+
+@pytest.mark.parametrize("render", RENDERERS)
+@pytest.mark.parametrize("messages", [*DIALOGUES, LONG, LONG[:-1]], ids=["user", "system", "turns", "long", "open"])
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_template_of_other_families_gives_the_tokens_of_training(words, tmp_path, name, messages, render):
+    chat, tokenizer = TOKENIZERS[name]
+    if name == "gemma2":  # which has no system message
+        messages = [m for m in messages if m["role"] != "system"]
+    compare(words / name, tokenizer(str(words / name / "tokenizer.json")), chat, messages, render, tmp_path)
+
+
+def compare(folder, tokenizer, chat, messages, render, place):
+    text = chat.begin + render(chat.template, messages, place)
     dialogue = [Message(m["role"], m["content"]) for m in messages]
     begun = [] if messages[-1]["role"] == "assistant" else [Message("assistant", "")]
-    expected, _ = trained_tokenizer(models[name]).tokenize_messages([*dialogue, *begun], add_end_tokens=False)
-    assert encode_ids(load_tokenizer_json(models[name] / "tokenizer.json"), text) == expected
+    expected, _ = tokenizer.tokenize_messages([*dialogue, *begun], add_end_tokens=False)
+    assert encode_ids(load_tokenizer_json(folder / "tokenizer.json"), text) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "chat"), [("qwen2", QWEN2), ("qwen3", QWEN3), ("gemma3", GEMMA), ("phi3", PHI3), ("phi4", PHI4)]
+)
+def test_the_format_is_found_by_family_and_vocabulary(export, tmp_path, name, chat):
+    written = (export(make(tmp_path / "model", READ[name]), "ollama") / "Modelfile").read_text()
+    assert f'TEMPLATE """{chat.template}"""' in written and "SYSTEM" not in written
+
+
+def test_the_mistrals(models, export):
+    for name, chat in {"mistral_7b": MISTRAL_V1, "nemo": MISTRAL_V7}.items():
+        assert chat.template in (export(models[name], "ollama", force=True) / "Modelfile").read_text()
+
+
+@pytest.fixture(scope="module")
+def third_version(models, tmp_path_factory):
+    """Mistral Nemo without the tokens that later versions have."""
+    folder = shutil.copytree(models["nemo"], tmp_path_factory.mktemp("mistral") / "v3")
+    text = (folder / "tokenizer.json").read_text()
+    for number, name in enumerate(("SYSTEM_PROMPT", "/SYSTEM_PROMPT", "TOOL_CONTENT")):
+        text = text.replace(f"[{name}]", f"<SPARE_{number}>")
+    (folder / "tokenizer.json").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("render", RENDERERS)
+@pytest.mark.parametrize("messages", [*DIALOGUES, LONG, LONG[:-1]], ids=["user", "system", "turns", "long", "open"])
+def test_mistrals_third_version(third_version, tmp_path, messages, render):
+    compare(third_version, trained_tokenizer(third_version), MISTRAL_V3, messages, render, tmp_path)
+
+
+def test_mistrals_third_version_is_found(third_version, export):
+    assert MISTRAL_V3.template in (export(third_version, "ollama") / "Modelfile").read_text()
 
 
 def test_modelfile(models, export, tmp_path):
@@ -197,5 +292,5 @@ def test_a_format_of_dialogues_that_is_not_known(models, export, tmp_path):
     folder = shutil.copytree(models["llama3"], tmp_path / "model")
     text = (folder / "tokenizer.json").read_text()
     (folder / "tokenizer.json").write_text(text.replace("<|start_header_id|>", "<|turn|>"))
-    with pytest.raises(CheckpointError, match="neither Llama 3's nor Llama 2's.*--to gguf"):
+    with pytest.raises(CheckpointError, match="none of the formats .*Llama 3, Llama 2, Mistral v1.*--to gguf"):
         export(folder, "ollama")

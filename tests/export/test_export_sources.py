@@ -45,6 +45,13 @@ def test_output_projection_that_training_untied(models, export, tmp_path):
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is False
 
 
+def test_a_classifier_is_refused(models, export, tmp_path):
+    folder = shutil.copytree(models["llama2"], tmp_path / "model")
+    edit(folder / "config.json", architectures=["LlamaForSequenceClassification"], id2label={"0": "LABEL_0"})
+    with pytest.raises(CheckpointError, match="a classifier of 1 classes"):
+        export(folder, "hf")
+
+
 def test_meta_files_of_a_download(models, export, tmp_path):
     """They lie in ``original``, the config one folder above."""
     download = shutil.copytree(models["llama3"], tmp_path / "download")

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from importlib import import_module
+from itertools import product
 
 import pytest
 import torch
@@ -13,18 +14,23 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from torchtune.errors import CheckpointError, MissingDependency
-from torchtune.export import Options, _gguf, _gguf_tokenizer, _readers, export_to
+from torchtune.export import Options, _gguf, _gguf_tensors, _gguf_tokenizer, _readers, export_to
 from torchtune.export._source import open_source
 from torchtune.export._verify import TOLERANCE, verify
-from torchtune.models._weights import _to_halves
+from torchtune.models._tensor_forms import to_halves
 
 
 def report_of(folder):
     return json.loads((folder / "verify.json").read_text())
 
 
-@pytest.mark.parametrize("to", ["hf", "gguf", "ollama", "torchtune", "meta"])
-@pytest.mark.parametrize("model", ["llama3", "bf16", "llama2"])
+@pytest.mark.parametrize(
+    ("model", "to"),
+    [
+        *product(("llama3", "bf16", "llama2"), ("hf", "gguf", "ollama", "torchtune", "meta")),
+        *product(("mistral_7b", "nemo"), ("hf", "gguf", "torchtune")),
+    ],
+)
 def test_a_sound_export(models, export, model, to):
     report = report_of(export(models[model], to, verify=True))
     assert report["format"] == to and report["source"] == str(models[model])
@@ -69,7 +75,7 @@ def change_weights(name, change):
 
 def test_permuted_projection(models, tmp_path):
     name = "model.layers.1.self_attn.q_proj.weight"
-    said = broken(models, tmp_path, change_weights(name, lambda rows: _to_halves(rows, 16)))
+    said = broken(models, tmp_path, change_weights(name, lambda rows: to_halves(rows, 16)))
     assert "1 of 20 weights have other bits, for example layers.1.attn.q_proj.weight" in said
     assert "logits differ by up to" in said and "greedy tokens" in said
 
@@ -132,8 +138,8 @@ def test_missing_weight(models, tmp_path):
 
 
 GGUF_FAULTS = {
-    "rope factors": (_gguf, "rope_factors", lambda arch: torch.ones(8), "logits differ"),
-    "pre-tokenizer": (_gguf_tokenizer, "_pre_tokenizer", lambda content, path: "gpt-2", "texts become other tokens"),
+    "rope factors": (_gguf, "rope_tensors", lambda row, arch: {"rope_freqs.weight": torch.ones(8)}, "logits differ"),
+    "pre-tokenizer": (_gguf_tokenizer, "pre_tokenizer", lambda content, path: "gpt-2", "texts become other tokens"),
     "chat template": (
         _gguf_tokenizer,
         "template_of",
@@ -154,12 +160,12 @@ def test_gguf_made_wrong(models, export, tmp_path, monkeypatch, fault):
 
 
 def test_gguf_with_wrong_order_of_channels(models, export, monkeypatch):
-    rows = _gguf.GGUFFile._array
+    rows = _gguf_tensors.Storage.array
 
     def permuted(self, name, tensor):
-        return rows(self, name, _to_halves(tensor, 16) if name.endswith("q_proj.weight") else tensor)
+        return rows(self, name, to_halves(tensor, 16) if name.endswith("q_proj.weight") else tensor)
 
-    monkeypatch.setattr(_gguf.GGUFFile, "_array", permuted)
+    monkeypatch.setattr(_gguf_tensors.Storage, "array", permuted)
     with pytest.raises(CheckpointError, match="2 of 20 weights have other bits"):
         export(models["llama3"], "gguf", verify=True)
 

@@ -10,6 +10,7 @@ from tiny_run import make_model
 from torchtune.models.llama3_2 import llama3_2, lora_llama3_2
 from torchtune.training import FullModelHFCheckpointer
 from torchtune.training.adapters import BaseWeights, start_adapters
+from torchtune.training.checkpointing._atomic import commit_folder, fault
 from torchtune.training.contents import contents_of
 from torchtune.training.distributed import World
 from torchtune.training.model import load_model
@@ -51,6 +52,19 @@ def test_a_whole_model(folder):
     again = load_file(folder.parent / "epoch_0" / "model-00001-of-00001.safetensors")
     before = load_file(folder / "model.safetensors")
     assert again.keys() == before.keys() and all(torch.equal(again[name], before[name]) for name in before)
+
+
+def test_files_that_go_along(folder):
+    """They replace what the base has of the same name, and belong to the checkpoint like all others."""
+    model, checkpointer, base = opened(folder, lambda: llama3_2(**SIZES))
+    files = {"LICENSE.txt": "dear\n", "chat_template.jinja": "{{ messages }}"}
+    contents = contents_of(model, checkpointer, base, ALONE, files=files)
+    target = folder.parent / "epoch_0"
+    commit_folder(target, contents.write, facts={}, needed_bytes=0)
+    assert {name: (target / name).read_text() for name in files} == files
+    assert fault(target) is None
+    other = contents_of(model, checkpointer, base, World(1, 2, torch.device("cpu")), files=files)
+    assert other.write(folder) == {} and (folder / "LICENSE.txt").read_text() == "free\n"
 
 
 def test_only_the_main_process_writes_adapters(folder, tmp_path):

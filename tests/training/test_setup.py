@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from torchtune.data import padded_collate_packed
+from torchtune.data._collate import collate_packs
 from torchtune.errors import CheckpointError, ConfigError
 from torchtune.training import setup
 
@@ -63,8 +64,11 @@ def test_settings_without_effect(caplog):
 
 def test_the_collate_function():
     tokenizer = SimpleNamespace(pad_id=9)
-    assert setup.collate_for(SimpleNamespace(packed=True), "", tokenizer) is padded_collate_packed
-    collate = setup.collate_for(SimpleNamespace(), "torchtune.data.padded_collate_sft", tokenizer)
+    cfg = SimpleNamespace(collate_fn="torchtune.data.padded_collate_sft", compile=False)
+    assert setup.collate_for(SimpleNamespace(packed=True), cfg, tokenizer) is collate_packs
+    cfg.compile = {"model": True}
+    assert setup.collate_for(SimpleNamespace(packed=True), cfg, tokenizer) is padded_collate_packed
+    collate = setup.collate_for(SimpleNamespace(), cfg, tokenizer)
     batch = collate([{"tokens": [1, 2], "labels": [1, 2]}, {"tokens": [3], "labels": [3]}])
     assert batch["tokens"].tolist() == [[1, 2], [3, 9]] and batch["labels"].tolist() == [[1, 2], [3, -100]]
 

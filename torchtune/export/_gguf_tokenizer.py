@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from torchtune.errors import CheckpointError
+from torchtune.export._gguf_pre_tokenizer import pre_tokenizer
 from torchtune.export._tokenizer import JSON, file_of_kind, settings, template_of
-from torchtune.models._llama3_tokenizer import LLAMA3_PATTERN
 from torchtune.modules.transforms.tokenizers import SentencePieceBaseTokenizer
 from torchtune.modules.transforms.tokenizers._files import SENTENCEPIECE
 from torchtune.modules.transforms.tokenizers._tokenizer_json import load_tokenizer_json, token_text
@@ -16,15 +16,10 @@ from torchtune.training.checkpointing._io import read_json
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
-# How a tokenizer.json splits a text before its merges, and whether it takes whole words without merging -> the name
-# of the same code in llama.cpp (src/llama-vocab.cpp). Any other is refused: it would be cut into other tokens there.
-_BYTES = ("ByteLevel", False)
-_PRE_TOKENIZERS = {
-    ((("Split", LLAMA3_PATTERN), (*_BYTES, False)), True): "llama-bpe",
-    (((*_BYTES, True),), False): "gpt-2",
-}
 _ADDED_SCORE = -1000.0  # what llama.cpp's own converter gives tokens that sentencepiece has no score for
-_ENDS = {"eot": "<|eot_id|>", "eom": "<|eom_id|>"}
+_ENDS = {"eot": ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>"), "eom": ("<|eom_id|>",)}
+_IMAGES = ("<|image|>", "<image_soft_token>")  # the last ids, for which a model without images has no row
+_SPACE = "\u2581"
 
 
 @dataclass
@@ -48,6 +43,11 @@ class Vocabulary:
     add_space_prefix: bool | None = None
     chat_template: str | None = None
 
+    def drop_last(self) -> None:
+        """Leave out the token with the largest id."""
+        for of_each in filter(None, (self.tokens, self.types, self.scores)):
+            of_each.pop()
+
 
 def read_vocabulary(folder: Path, config: Mapping[str, Any], rows: int) -> Vocabulary:
     """The tokenizer in a folder.
@@ -68,6 +68,8 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any], rows: int) -> Vocab
             f"{folder} has neither {JSON} nor a sentencepiece tokenizer.model, and a GGUF file holds the tokenizer; "
             "give a Hugging Face folder of the model with --base"
         )
+    while len(found.tokens) > rows and found.tokens[-1] in _IMAGES:
+        found.drop_last()
     check_vocabulary(rows, len(found.tokens))
     absent = range(len(found.tokens), rows)
     found.tokens += [f"[PAD{number}]" for number in absent]
@@ -108,14 +110,25 @@ def _sentencepiece(path: Path, added: Path) -> Vocabulary:
         tokens=[words.id_to_piece(i) for i in ids],
         types=[next((kind for kind, is_kind in kinds.items() if is_kind(i)), NORMAL) for i in ids],
         scores=[words.get_score(i) for i in ids],
-        add_space_prefix=words.encode("a", out_type=str)[0].startswith("\u2581"),
+        add_bos=settings(path.parent).get("add_bos_token", True),
+        add_space_prefix=words.encode("a", out_type=str)[0].startswith(_SPACE),
         ids={"bos": words.bos_id(), "eos": words.eos_id(), "unk": words.unk_id()},
     )
+    # What sentencepiece calls user-defined has no score; of other words the first of all may have none.
+    scoreless = [i for i in ids if found.types[i] == NORMAL and found.scores[i] == 0]
+    if len(scoreless) > 1 and not added.is_file():
+        raise CheckpointError(
+            f"{path} has words that are found in a text before all others, such as {found.tokens[scoreless[1]]!r}; the "
+            "tokenizer.json that names them is needed beside it"
+        )
     for number, (text, special) in sorted(_added_tokens(added).items()):
         if number == len(found.tokens):
             found.tokens.append(text)
-            found.types.append(CONTROL if special else USER_DEFINED)
+            found.types.append(NORMAL)
             found.scores.append(_ADDED_SCORE)
+        if number < len(found.tokens) and found.types[number] == NORMAL:
+            found.types[number] = CONTROL if special else USER_DEFINED
+            found.tokens[number] = text.replace(_SPACE, " ")  # it is found in the text itself there
     return found
 
 
@@ -127,7 +140,7 @@ def _added_tokens(path: Path) -> dict[int, tuple[str, bool]]:
 
 def _byte_level(path: Path) -> Vocabulary:
     content, added = read_json(path), _added_tokens(path)
-    pre, merges = _pre_tokenizer(content, path), content["model"]["merges"]
+    pre, merges = pre_tokenizer(content, path), content["model"]["merges"]
     if not merges:
         raise CheckpointError(f"{path} merges no bytes to words; a GGUF file cannot hold such a tokenizer")
     by_id = {number: text for text, number in content["model"]["vocab"].items()}
@@ -145,32 +158,6 @@ def _byte_level(path: Path) -> Vocabulary:
     )
 
 
-def _pre_tokenizer(content: Mapping[str, Any], path: Path) -> str:
-    model, outer = content["model"], content.get("pre_tokenizer") or {"type": None}
-    steps = outer["pretokenizers"] if outer["type"] == "Sequence" else [outer]
-    signature = (tuple(map(_step, steps)), bool(model.get("ignore_merges")))
-    plain = model.get("type", "BPE") == "BPE" and content.get("normalizer") is None
-    name = _PRE_TOKENIZERS.get(signature) if plain else None
-    if name is None:
-        kinds = " + ".join(str(step["type"]) for step in steps)
-        shown = ", ".join(str(step["pattern"]) for step in steps if step.get("pattern"))
-        raise CheckpointError(
-            f"{path} cuts texts in a way that is not known here by a name of llama.cpp: model {model.get('type')}, "
-            f"normalizer {(content.get('normalizer') or {}).get('type')}, pre-tokenizer {kinds} {shown}, "
-            f"ignore_merges {signature[1]}. Known are {', '.join(sorted(_PRE_TOKENIZERS.values()))}; with a wrong one "
-            "the model would be given other tokens than in training, so no GGUF file is written."
-        )
-    return name
-
-
-def _step(step: Mapping[str, Any]) -> tuple[Any, ...]:
-    if step["type"] == "ByteLevel":
-        return ("ByteLevel", step["add_prefix_space"], step.get("use_regex", True))
-    if step["type"] == "Split" and step["behavior"] == "Isolated" and not step["invert"]:
-        return ("Split", step["pattern"].get("Regex"))
-    return (step["type"],)
-
-
 def _special_ids(folder: Path, config: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, int]:
     """By ``tokenizer_config.json``, else by ``config.json``; the ends of messages by their names."""
     named, ids = settings(folder), {text: number for number, text in enumerate(tokens)}
@@ -180,4 +167,5 @@ def _special_ids(folder: Path, config: Mapping[str, Any], tokens: Sequence[str])
         number = ids.get(text, given[0] if isinstance(given, list) else given)
         if number is not None and 0 <= number < len(tokens):
             found[kind] = number
-    return found | {kind: ids[text] for kind, text in _ENDS.items() if text in ids}
+    ends = {kind: [ids[text] for text in texts if text in ids] for kind, texts in _ENDS.items()}
+    return found | {kind: numbers[0] for kind, numbers in ends.items() if numbers}

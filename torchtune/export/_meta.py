@@ -22,8 +22,10 @@ def plan(source: Source, options: Options) -> Plan:
     """One file of weights, and its sizes as Meta's reader takes them.
 
     Raises:
-        CheckpointError: the sizes cannot be said in that way.
+        CheckpointError: the model is no Llama, or its sizes cannot be said in that way.
     """
+    if source.family.name != "llama":
+        raise CheckpointError(f"Meta's format is that of Llama, and the model is of the family {source.family.name}")
     params = meta_params(source.arch)
     whole = folder_plan(FullModelMetaCheckpointer, source, options, lambda folder: OwnReader.of_folder(folder, source))
 

@@ -3,57 +3,22 @@
 Ollama takes its own templates and no chat template of a GGUF file, so this writes the format of training.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torchtune.errors import CheckpointError
 from torchtune.export import Options
 from torchtune.export._gguf import GGUFFile, plan_of
+from torchtune.export._gguf_tokenizer import Vocabulary
+from torchtune.export._ollama_formats import FORMATS, ChatFormat
 from torchtune.export._source import Source
-from torchtune.export._tokenizer import trained_tokenizer
 from torchtune.export._write import Plan
-from torchtune.models.llama2 import Llama2Tokenizer
-from torchtune.models.llama3 import Llama3Tokenizer
 from torchtune.training.checkpointing._io import FileRecord, read_json, write_bytes
 
 MODELFILE = "Modelfile"
 
 
-@dataclass(frozen=True)
-class ChatFormat:
-    """Dialogues in Go's templates (https://pkg.go.dev/text/template) over ``.Messages``.
-
-    Args:
-        begin: the token that opens a dialogue, which Ollama writes if the GGUF file says so.
-        stops: texts that end an answer.
-    """
-
-    begin: str
-    template: str
-    stops: tuple[str, ...]
-
-
-_LAST = "{{- range $i, $message := .Messages }}{{ $last := eq (len (slice $.Messages $i)) 1 }}"
-LLAMA3 = ChatFormat(
-    begin="<|begin_of_text|>",
-    template=_LAST
-    + '<|start_header_id|>{{ if eq .Role "tool" }}ipython{{ else }}{{ .Role }}{{ end }}<|end_header_id|>\n\n'
-    + '{{ .Content }}{{ if not (and $last (eq .Role "assistant")) }}<|eot_id|>{{ end }}'
-    + '{{ if and $last (ne .Role "assistant") }}<|start_header_id|>assistant<|end_header_id|>\n\n{{ end }}{{ end }}',
-    stops=("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|start_header_id|>"),
-)
-# The words of each piece of a message were encoded alone in training, with sentencepiece's own space before them.
-LLAMA2 = ChatFormat(
-    begin="<s>",
-    template='{{- $system := "" }}'
-    + _LAST
-    + '{{ if eq .Role "system" }}{{ $system = .Content }}{{ else if eq .Role "user" }}'
-    + "[INST] {{ if $system }}<<SYS>>\n {{ $system }} \n<</SYS>>\n\n {{ end }}{{ .Content }}  [/INST]"
-    + '{{ $system = "" }}{{ else }} {{ .Content }}{{ if not $last }}</s><s>{{ end }}{{ end }}{{ end }}',
-    stops=("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"),
-)
-_FORMATS = {Llama3Tokenizer: LLAMA3, Llama2Tokenizer: LLAMA2}
 _SAMPLING = ("temperature", "top_k", "top_p")
 
 
@@ -63,20 +28,28 @@ def plan(source: Source, options: Options) -> Plan:
     Raises:
         CheckpointError: as for GGUF, or the tokenizer has no format of dialogues that is known here.
     """
-    chat = _FORMATS.get(type(trained_tokenizer(source.folder)))
-    if chat is None:
-        raise CheckpointError(
-            f"the tokenizer in {source.folder} is neither Llama 3's nor Llama 2's, so the format of dialogues is not "
-            "known; use --to gguf and write a Modelfile with a TEMPLATE"
-        )
     file = GGUFFile(source, options.quantize)
-    whole = plan_of(file)
+    chat = _format_of(source, file.vocabulary)
+    whole = plan_of(file, verify=options.verify)
     text = modelfile(file.name, chat, add_begin=not file.vocabulary.add_bos, sampling=_sampling(source.folder))
 
     def write(folder: Path) -> dict[str, FileRecord]:
         return {**whole.write(folder), MODELFILE: write_bytes(folder / MODELFILE, text.encode())}
 
     return replace(whole, write=write, is_as_trained=True)
+
+
+def _format_of(source: Source, vocabulary: Vocabulary) -> ChatFormat:
+    tokens, family = frozenset(vocabulary.tokens), source.family.name
+    is_sentencepiece = vocabulary.model == "llama"
+    found = [chat for chat in FORMATS if chat.is_of(family, tokens, sentencepiece=is_sentencepiece)]
+    if not found:
+        raise CheckpointError(
+            f"the vocabulary in {source.folder} and the family {family} are those of none of the formats of dialogues "
+            f"that a Modelfile is known for: {', '.join(chat.name for chat in FORMATS)}; use --to gguf and write a "
+            "Modelfile with a TEMPLATE"
+        )
+    return found[0]
 
 
 def modelfile(gguf_name: str, chat: ChatFormat, *, add_begin: bool, sampling: dict[str, Any]) -> str:

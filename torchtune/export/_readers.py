@@ -23,10 +23,12 @@ class Reader(Protocol):
 
     Args:
         faults: what the code that has read it complains of.
-        has_tokenizer: False where the format holds none.
+        notes: what it cannot tell.
+        has_tokenizer: False where the format holds none, or one that the code does not read as it is.
     """
 
     faults: Sequence[str]
+    notes: Sequence[str]
     has_tokenizer: bool
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -53,6 +55,7 @@ class OwnReader:
     """
 
     faults: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def __init__(self, model: TransformerDecoder, folder: Path) -> None:
         self._model = model
@@ -91,7 +94,9 @@ class TransformersReader:
     Args:
         folder: of the model.
         gguf_file: a file in it that is read in place of config, tokenizer and safetensors.
+        config: transformers' own object; None: what it reads.
         rope_factors: what that file divides RoPE's frequencies by, [head_dim / 2]; transformers leaves them out.
+        notes: why that file's tokenizer is not read; none if it is.
         adapter: PEFT's folder.
     """
 
@@ -101,7 +106,9 @@ class TransformersReader:
         source: Source,
         *,
         gguf_file: str | None = None,
+        config: Any = None,
         rope_factors: Tensor | None = None,
+        notes: Sequence[str] = (),
         adapter: Path | None = None,
     ) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, logging
@@ -111,9 +118,11 @@ class TransformersReader:
         self._source, self._is_adapted = source, adapter is not None
         place = {"gguf_file": gguf_file, "local_files_only": True} if gguf_file else {"local_files_only": True}
         self._model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, **place
+            folder, config=config, dtype=torch.float32, output_loading_info=True, **place
         )
-        self.faults = _loading_faults(info)
+        self.faults, self.notes = _loading_faults(info), notes
+        if gguf_file:
+            vars(self._model).pop("_weight_conversions", None)  # of that file, whose names are no checkpoint's
         # Its own would end with an end token, or sample; ours goes on.
         self._model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
         if rope_factors is not None:
@@ -123,13 +132,15 @@ class TransformersReader:
 
             self._model = PeftModel.from_pretrained(self._model, adapter)
         self._model.eval()
-        self.has_tokenizer = bool(gguf_file) or (adapter is None and (folder / JSON).is_file())
+        self.has_tokenizer = not notes if gguf_file else (adapter is None and (folder / JSON).is_file())
         self._tokenizer = AutoTokenizer.from_pretrained(folder, **place) if self.has_tokenizer else None
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         if self._is_adapted:
             return
-        found = self._model.state_dict()
+        from transformers.core_model_loading import revert_weight_conversion
+
+        found = revert_weight_conversion(self._model, self._model.state_dict())  # as in files, not as in its memory
         native = shapes_of(self._source.family, self._source.config)
         plan = self._source.family.hf.plan_read(
             {name: tuple(tensor.shape) for name, tensor in found.items()},
@@ -137,9 +148,12 @@ class TransformersReader:
             head_dim=self._source.head_dim,
             tied=self._source.arch.tied,
         )
+
+        def fetch(name: str, rows: tuple[int, int] | None) -> Tensor:
+            return found[name] if rows is None else found[name][slice(*rows)]
+
         for read in plan.reads:
-            rows = found[read.foreign]
-            yield read.native, read.finish(rows[slice(*read.rows)] if read.rows else rows)
+            yield read.native, read.make(fetch)
 
     def logits(self, tokens: Tensor, positions: Tensor) -> Tensor:
         seen = torch.ones_like(tokens)[None]  # without it, positions with gaps are taken for several documents

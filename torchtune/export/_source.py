@@ -12,8 +12,10 @@ from torch import Tensor
 from torchtune.errors import CheckpointError, ConfigError
 from torchtune.models import family_of
 from torchtune.models._decoder import Arch
-from torchtune.models._family import Family
-from torchtune.models._weights import EMBEDDING, OUTPUT
+from torchtune.models._family import Family, num_classes
+from torchtune.models._peft_stacks import heights_of
+from torchtune.models._text_part import names_inside, text_config
+from torchtune.models._weights import EMBEDDING, OUTPUT, WeightMap
 from torchtune.modules import TransformerDecoder
 from torchtune.modules.peft import AdapterSpec, adapter_names, adapter_spec, apply_lora
 from torchtune.training.adapters import BaseWeights, merged
@@ -60,6 +62,12 @@ class Source:
     @cached_property
     def arch(self) -> Arch:
         return self.family.describe(self.config)[0]
+
+    @cached_property
+    def peft_names(self) -> WeightMap:
+        """The names that PEFT makes its own of: those in transformers' whole model where it reads images too."""
+        whole = read_json(self.folder / "config.json")
+        return self.family.hf if text_config(whole) is whole else names_inside(self.family.hf, whole["model_type"])
 
     @property
     def name(self) -> str:
@@ -114,10 +122,13 @@ def open_adapter(path: Path, base: Path | None, *, weights: bool = True) -> Sour
         CheckpointError: there is no adapter, or no base for it.
     """
     file = find_adapter(path.absolute(), path.absolute().parent)
-    has_config = not weights and base is None and (path / "config.json").is_file()
+    named = named_base(file)
+    has_base = base is not None or bool(named and (Path(named) / "config.json").is_file())
+    has_config = not weights and not has_base and (path / "config.json").is_file()
     below = _open_weights(path if has_config else base or _named_base(path, file), None)
     here = base_name(below.checkpointer.checkpoint_dir)
-    adapter = read_adapter(file, below.family.hf, head_dim=below.head_dim, base=here)
+    heights = partial(heights_of, below.family, below.config)
+    adapter = read_adapter(file, below.peft_names, head_dim=below.head_dim, base=here, heights=heights)
     if adapter.spec is None:
         raise CheckpointError(f"{file} has no {ADAPTER_CONFIG} beside it, which says its alpha; copy that too")
     return replace(below, path=path, adapter=_completed(adapter, below))
@@ -154,7 +165,12 @@ def _open_weights(path: Path, base: Path | None) -> Source:
         raise CheckpointError(f"{path} is the output of a run; name one of its checkpoints, the newest is {found[0]}")
     checkpointer = checkpointer_for(path)
     folder = _config_folder(checkpointer.checkpoint_dir, base)
-    config = read_json(folder / "config.json")
+    config = text_config(read_json(folder / "config.json"))
+    if classes := num_classes(config):
+        raise CheckpointError(
+            f"{path} is a classifier of {classes} classes and no language model; transformers' "
+            "AutoModelForSequenceClassification reads its folder as it is"
+        )
     shapes = shapes_of(family_of(config), config)
     if _has_own_output(checkpointer, config):
         config = {**config, "tie_word_embeddings": False}
@@ -189,11 +205,12 @@ def _has_own_output(checkpointer: Checkpointer, config: Mapping[str, Any]) -> bo
     """Whether the output projection is one of its own though the config ties it, as training can leave it. In Hugging
     Face's layout the config says so.
     """
-    if not config.get("tie_word_embeddings") or isinstance(checkpointer, FullModelHFCheckpointer):
+    family = family_of(config)
+    if isinstance(checkpointer, FullModelHFCheckpointer) or not family.numbers(config).tied:
         return False
     untied = {**config, "tie_word_embeddings": False}
     try:
-        weights = checkpointer.weights(shapes_of(family_of(config), untied))
+        weights = checkpointer.weights(shapes_of(family, untied))
     except CheckpointError:  # there is none, or the model is another one, which is told later
         return False
     found = {name: tensor for name, tensor in weights if name in (EMBEDDING, OUTPUT)}

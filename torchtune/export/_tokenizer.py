@@ -10,6 +10,7 @@ from torchtune.errors import ConfigError
 from torchtune.generation import encode_prompt
 from torchtune.models.llama2 import Llama2Tokenizer
 from torchtune.models.llama3 import Llama3Tokenizer
+from torchtune.models.mistral import MistralTokenizer
 from torchtune.modules.transforms.tokenizers import HuggingFaceModelTokenizer
 from torchtune.modules.transforms.tokenizers._chat_template import find_chat_template
 from torchtune.modules.transforms.tokenizers._files import SENTENCEPIECE, TIKTOKEN, kind_of
@@ -28,16 +29,28 @@ def file_of_kind(folder: Path, kind: str) -> Path | None:
     return next((path for path in found if path.is_file() and kind_of(path) == kind), None)
 
 
-def trained_tokenizer(folder: Path) -> Llama2Tokenizer | Llama3Tokenizer | None:
+def trained_tokenizer(folder: Path) -> Llama2Tokenizer | Llama3Tokenizer | MistralTokenizer | None:
     """The tokenizer that recipes train a model of this folder with; None when it has no format of dialogues here."""
+    config = folder / "config.json"
+    model_type = read_json(config).get("model_type") if config.is_file() else "llama"
+    find = {"llama": _of_llama, **dict.fromkeys(("ministral", "mistral", "mistral3"), _of_mistral)}.get(model_type)
+    try:
+        return find(folder) if find else None
+    except ConfigError:  # it lacks the tokens that dialogues are made of
+        return None
+
+
+def _of_llama(folder: Path) -> Llama2Tokenizer | Llama3Tokenizer | None:
     if path := file_of_kind(folder, TIKTOKEN):
         return Llama3Tokenizer(str(path))
     if path := file_of_kind(folder, SENTENCEPIECE):
         return Llama2Tokenizer(str(path))
-    try:
-        return Llama3Tokenizer(str(folder / JSON)) if (folder / JSON).is_file() else None
-    except ConfigError:  # it lacks the tokens that Llama 3's dialogues are made of
-        return None
+    return Llama3Tokenizer(str(folder / JSON)) if (folder / JSON).is_file() else None
+
+
+def _of_mistral(folder: Path) -> MistralTokenizer | None:
+    path = next((folder / name for name in ("tekken.json", "tokenizer.model", JSON) if (folder / name).is_file()), None)
+    return MistralTokenizer(str(path), version="auto") if path else None
 
 
 def encoder(folder: Path) -> Callable[[str], list[int]] | None:

@@ -62,6 +62,7 @@ class Answers:
     texts: Sequence[list[int]] | None
     dialogues: Sequence[tuple[str, list[int]] | None] | None
     faults: Sequence[str]
+    notes: Sequence[str]
 
 
 def verify(source: Source, plan: Plan, folder: Path, to: str) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def verify(source: Source, plan: Plan, folder: Path, to: str) -> dict[str, Any]:
         "read_with": {package: version(package) for package in plan.read_with},
         **checks,
         "rounding": _rounding(exact, ours.logits) if exact else None,
-        "notes": [] if plan.is_as_trained else _notes(source, ours, theirs),
+        "notes": [*theirs.notes, *([] if plan.is_as_trained else _notes(source, ours, theirs))],
     }
 
 
@@ -121,6 +122,7 @@ def _answers(model: Reader, prompts: Sequence[list[int]], far: int) -> Answers:
         texts=[model.encode(text) for text in TEXTS] if model.has_tokenizer else None,
         dialogues=[model.chat(messages) for messages in DIALOGUES] if model.has_tokenizer else None,
         faults=model.faults,
+        notes=model.notes,
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchtune.generation._masks import get_causal_mask_from_padding_mask, get_position_ids_from_padding_mask
 from torchtune.generation._sampling import sample
 from torchtune.modules import TransformerDecoder
+from torchtune.modules.scaled_rope import LongRoPE
 
 Step = Callable[..., tuple[Tensor, Tensor]]
 """Takes what :func:`generate_next_token` takes, and gives the same."""
@@ -76,24 +77,33 @@ def next_tokens(
         raise ValueError(
             f"{needed} positions are needed, but {'the caches have' if cached else 'the model has'} {room}"
         )
-    if cached:
-        model.reset_caches()
-    x, positions = prompt, get_position_ids_from_padding_mask(padding_mask)
-    mask = get_causal_mask_from_padding_mask(padding_mask, room if cached else None)
+    tokens = new = prompt
+    begins = _beginnings(model, padding_mask)
     for number in range(max_new_tokens):
+        if number in begins or not cached:
+            if cached:
+                model.reset_caches()
+            seen = torch.nn.functional.pad(padding_mask, (0, number), value=True)
+            x, positions = tokens, get_position_ids_from_padding_mask(seen)
+            mask = get_causal_mask_from_padding_mask(seen, room if cached else None)
+        else:
+            x, positions, mask = new, positions[:, -1:] + 1, mask[:, -1:].clone()
+            mask[:, :, tokens.shape[1] - 1] = True
         q = _noise(model, len(prompt), rng) if sampling.get("temperature") != 0 else None
-        take = step if number else generate_next_token
+        take = generate_next_token if number in begins else step
         new, logits = take(model, input_pos=positions, x=x, q=q, mask=mask, **sampling)
         new = new.clone()  # a compiled step may write its next result to the same place
+        tokens = torch.cat([tokens, new], dim=1)
         yield new, logits
-        next_position = positions[:, -1:] + 1
-        if cached:
-            x, positions, mask = new, next_position, mask[:, -1:].clone()
-            mask[:, :, prompt.shape[1] + number] = True
-        else:
-            x, positions = torch.cat([x, new], dim=1), torch.cat([positions, next_position], dim=1)
-            padding_mask = torch.cat([padding_mask, padding_mask.new_ones(new.shape)], dim=1)
-            mask = get_causal_mask_from_padding_mask(padding_mask)
+
+
+def _beginnings(model: TransformerDecoder, padding_mask: Tensor) -> set[int]:
+    """Numbers of the new tokens before which all that there is is computed anew: the first, and with LongRoPE the one
+    that is beyond the original context, where the angles of all tokens change.
+    """
+    longest = int(padding_mask.sum(dim=-1).max())
+    limits = {m.original_max_position_embeddings for m in model.modules() if isinstance(m, LongRoPE)}
+    return {0, *(limit + 1 - longest for limit in limits if longest <= limit)}
 
 
 def _noise(model: TransformerDecoder, batch_size: int, rng: torch.Generator | None) -> Tensor:

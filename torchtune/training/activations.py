@@ -5,13 +5,12 @@ from functools import partial
 from types import MethodType
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from torchtune.errors import ConfigError
 
-_MATMULS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+_MATMULS = ("aten.mm.default", "aten.addmm.default", "torchtune.grouped_mm.default")
 # Attention kernels and what was communicated are slow to repeat for the memory that they hold.
 _COSTLY = ("_scaled_dot_product_", "reduce_scatter_tensor", "flex_attention")
 
@@ -67,7 +66,7 @@ def _policy() -> Callable[..., CheckpointPolicy]:
 
     def policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
         keep = any(part in str(operation) for part in _COSTLY)
-        if operation in _MATMULS:
+        if str(operation) in _MATMULS:
             seen[context.is_recompute] += 1
             keep = seen[context.is_recompute] % 2 == 1
         return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE

@@ -53,6 +53,7 @@ class BaseWeights:
         for name, tensor in self._source.weights(native):
             self._digests[name], self.saved_as[name] = _digest(tensor), (tuple(tensor.shape), tensor.dtype)
             yield name, tensor
+            del tensor
 
     def again(self) -> Iterator[tuple[str, Tensor]]:
         """The same tensors once more.
@@ -65,6 +66,7 @@ class BaseWeights:
                 if _digest(tensor) != self._digests[name]:
                     raise BaseLost(f"{name} in {self._source.checkpoint_dir} has changed since the run began")
                 yield name, tensor
+                del tensor
         except (CheckpointError, OSError) as e:
             raise BaseLost(f"the base model that the run began with cannot be read again: {e}") from e
 
@@ -152,8 +154,8 @@ def merged(
             yield name, adapters[name].to(tensor.dtype)
             continue
         weight = _as_kept(model.get_submodule(owner), leaf, tensor)
-        if owner in layers and leaf == "weight":
-            parts = (f"{owner}.{part}" for part in ("lora_a.weight", "lora_b.weight", "magnitude"))
+        if owner in layers and leaf in layers[owner].adapted:
+            parts = (f"{owner}.{part}" for part in (*layers[owner].adapted[leaf], "magnitude"))
             a, b, magnitude = (adapters[p].to(weight.device) if p in adapters else None for p in parts)
             weight = merged_weight(weight, a, b, layers[owner].scaling, magnitude)
         yield name, weight.to(tensor.dtype)
@@ -161,8 +163,8 @@ def merged(
 
 def _as_kept(module: nn.Module, leaf: str, tensor: Tensor) -> Tensor:
     """A tensor of the base as its module computes with it."""
-    if leaf != "weight" or not is_quantised(module):
+    if not is_quantised(module, leaf):
         return tensor
-    kept = nf4_of(module)
+    kept = nf4_of(module, leaf)
     weight = tensor.to(kept.codes.device, kept.scale_mean.dtype)
     return dequantize_nf4(quantize_nf4(weight, kept.block_size, kept.scaler_block_size))

@@ -3,16 +3,18 @@
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
 from torchtune.modules.peft import adapter_spec
 from torchtune.training.adapters import BaseLost, BaseWeights, merged, whole_adapters
 from torchtune.training.checkpointing import Checkpointer
-from torchtune.training.checkpointing._io import FileRecord
+from torchtune.training.checkpointing._io import FileRecord, write_bytes
 from torchtune.training.distributed import World, whole
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,13 @@ class Contents:
 
 
 def contents_of(
-    model: nn.Module, checkpointer: Checkpointer, base: BaseWeights, world: World, *, adapters_only: bool = False
+    model: nn.Module,
+    checkpointer: Checkpointer,
+    base: BaseWeights,
+    world: World,
+    *,
+    adapters_only: bool = False,
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> Contents:
     """What a checkpoint of the model consists of; a collective, so every process must call it.
 
@@ -40,10 +48,22 @@ def contents_of(
         checkpointer: writes it.
         base: what the model was filled with; adapters are merged into it.
         adapters_only: leave the merged weights out.
+        files: name -> text of further files, instead of those of these names that lie beside the base.
     """
-    if adapter_spec(model) is None:
-        return _whole_model(model, checkpointer, world)
-    return _adapted_model(model, checkpointer, base, world, adapters_only)
+    whole = adapter_spec(model) is None
+    contents = (
+        _whole_model(model, checkpointer, world)
+        if whole
+        else _adapted_model(model, checkpointer, base, world, adapters_only)
+    )
+    return replace(contents, write=partial(_write_with, files, contents.write)) if files and world.is_main else contents
+
+
+def _write_with(
+    files: Mapping[str, str], write: Callable[[Path], Mapping[str, FileRecord]], folder: Path
+) -> dict[str, FileRecord]:
+    records = write(folder)
+    return {**records, **{name: write_bytes(folder / name, text.encode()) for name, text in files.items()}}
 
 
 def _whole_model(model: nn.Module, checkpointer: Checkpointer, world: World) -> Contents:

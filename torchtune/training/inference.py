@@ -12,6 +12,7 @@ from torchtune.errors import ConfigError
 from torchtune.modules import TransformerDecoder
 from torchtune.modules.peft import adapter_names
 from torchtune.training.adapters import BaseWeights, load_adapters
+from torchtune.training.check_model import check_model
 from torchtune.training.checkpointing import Checkpointer, FullModelHFCheckpointer, check_vocabulary
 from torchtune.training.distributed import World
 from torchtune.training.model import load_model
@@ -51,7 +52,7 @@ def _load(
             quantizer.check(model, device)
 
     base = BaseWeights(checkpointer)
-    build = partial(config.instantiate, cfg.model)
+    build = partial(_build, cfg, checkpointer)
     dtype = get_dtype(cfg.dtype, device)
     model = load_model(build, base.weights, World(0, 1, device), dtype=dtype, prepare=prepare)
     if adapter_names(model):
@@ -62,8 +63,14 @@ def _load(
 def _load_quantised(
     cfg: InferenceConfig, checkpointer: FullModelHFCheckpointer, device: torch.device, quantizer: Quantizer | None
 ) -> TransformerDecoder:
-    build = partial(config.instantiate, cfg.model)
+    build = partial(_build, cfg, checkpointer)
     return load_quantised(build, checkpointer, device, get_dtype(cfg.dtype, device), quantizer)
+
+
+def _build(cfg: InferenceConfig, checkpointer: Checkpointer) -> TransformerDecoder:
+    model = config.instantiate(cfg.model)
+    check_model(model, checkpointer)
+    return model
 
 
 def _check_place_for(adapter: str | None, model: nn.Module) -> None:

@@ -75,6 +75,7 @@ def fill(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> None:
         for part, value in stored(module, leaf, tensor.to(kept.device)).items():
             piece = getattr(module, part)
             piece.copy_(local_part(value.to(piece.dtype), piece))
+        del tensor, value  # before the next is read: a stack of experts takes gigabytes
 
 
 def _with_mean_rows(tensor: Tensor, rows: int) -> Tensor:

@@ -19,7 +19,10 @@ from torch.utils.data import Dataset
 from torchtune import config
 from torchtune.config.schema import TrainConfig
 from torchtune.data import CROSS_ENTROPY_IGNORE_IDX, padded_collate_packed
+from torchtune.data._collate import collate_packs
 from torchtune.datasets import PackedDataset
+from torchtune.datasets._gates import act_on, findings_in, parts_to_check, unknown_ids_in
+from torchtune.datasets._parts import Part
 from torchtune.datasets._prepare import Preparation, default_cache_dir
 from torchtune.errors import CheckpointError, ConfigError
 from torchtune.training.distributed import World
@@ -81,11 +84,41 @@ def prepare_data(dataset: Dataset, cfg: TrainConfig, world: World) -> None:
         world.barrier()
 
 
-def collate_for(dataset: Dataset, collate_fn: str, tokenizer: Any) -> Callable[[list[Any]], dict[str, Any]]:
+def check_data(
+    dataset: Dataset, dataset_val: Dataset | None, tokenizer: Any, cfg: TrainConfig, world: World
+) -> list[Part]:
+    """Look for what training would suffer from in silence; the main process does, and the others wait.
+
+    Returns:
+        what was looked at, for :func:`check_ids`
+
+    Raises:
+        DataError: most samples have a fault, unless ``data_checks`` says that it is none.
+    """
+    train = val = []
+    if world.is_main:
+        train, val = parts_to_check(dataset, "dataset"), parts_to_check(dataset_val, "dataset_val")
+        act_on(findings_in(train, val, tokenizer, cfg.data_checks))
+    world.barrier()
+    return [*train, *val]
+
+
+def check_ids(model: nn.Module, looked_at: list[Part], tokenizer: Any, cfg: TrainConfig, world: World) -> None:
+    """Look for token ids that the model does not have.
+
+    Raises:
+        DataError: there are some, unless ``data_checks`` says that it is none.
+    """
+    act_on(unknown_ids_in(looked_at, tokenizer, model.tok_embeddings.num_embeddings, cfg.data_checks))
+    world.barrier()
+
+
+def collate_for(dataset: Dataset, cfg: TrainConfig, tokenizer: Any) -> Callable[[list[Any]], dict[str, Any]]:
     """The function that makes samples a batch: the one for packs, or the configured one with the pad token."""
     if isinstance(dataset, PackedDataset) or getattr(dataset, "packed", False):
-        return padded_collate_packed
-    collate = config.get_component(collate_fn)
+        # A compiled model would be compiled anew for each batch's lengths; a mask has one shape.
+        return padded_collate_packed if compiles(cfg.compile, "model") else collate_packs
+    collate = config.get_component(cfg.collate_fn)
     pad_id = getattr(tokenizer, "pad_id", 0)
     return lambda samples: collate(samples, padding_idx=pad_id, ignore_idx=CROSS_ENTROPY_IGNORE_IDX)
 

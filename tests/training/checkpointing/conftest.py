@@ -65,11 +65,13 @@ def shapes_of():
 
 
 class Adapted:
-    """A Llama that transformers made, one of ours on the same weights, and adapters on either."""
+    """A Llama, or a model of another type, that transformers made, one of ours on the same weights, and adapters on
+    either."""
 
-    def __init__(self, root, **config):
+    def __init__(self, root, model_type="llama", **config):
         self.folder = root / "base"
-        theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES | {"dtype": "float32"} | config))
+        config = transformers.AutoConfig.for_model(model_type, **SIZES | {"dtype": "float32"} | config)
+        theirs = transformers.AutoModelForCausalLM.from_config(config)
         draw(theirs.named_parameters())
         theirs.save_pretrained(self.folder)
         self.checkpointer = FullModelHFCheckpointer(self.folder, output_dir=root / "out")

@@ -3,7 +3,6 @@
 import json
 import logging
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from torchtune.errors import CheckpointError
-from torchtune.models._weights import WeightMap
 from torchtune.models.convert_weights import tune_to_meta
 from torchtune.modules.peft import adapter_spec
 from torchtune.training.checkpointing import (
@@ -22,7 +20,6 @@ from torchtune.training.checkpointing import (
     checkpointer_for,
 )
 from torchtune.training.checkpointing._copy import copy_rest
-from torchtune.training.checkpointing.adapter import peft_form
 
 EMBEDDING = {"trainable_modules": ["tok_embeddings"]}
 
@@ -289,10 +286,6 @@ def test_what_peft_cannot_express_is_written_for_us_alone(adapted, tmp_path, cap
     assert "layers.0.attn.q_proj.weight is trained in full below an adapter" in caplog.text
     assert list(records) == ["adapter_model.pt"] == [p.name for p in (tmp_path / "merged").iterdir()]
     adapted.fill(ours, tmp_path / "merged")
-    stacked = WeightMap({"h.{}.qkv": tuple(f"layers.{{}}.attn.{n}_proj" for n in "qkv")}, rotary=())
-    ours = adapted.ours(["q_proj", "k_proj", "v_proj"])
-    with pytest.raises(CheckpointError, match="q_proj.lora_a.weight and .* belong to one layer"):
-        peft_form(adapted.tensors(ours), replace(adapter_spec(ours), others=()), stacked, base="x", head_dim=8)
 
 
 def test_every_format_writes_the_same_adapter(adapted, tmp_path, caplog):

@@ -4,6 +4,8 @@ import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +15,8 @@ from torch import Tensor
 from torchtune.errors import CheckpointError, ConfigError, TuneError
 from torchtune.models._family import Family
 from torchtune.models._peft import spec_of_torchtune
-from torchtune.models._weights import Read, WeightMap, Write
+from torchtune.models._tensor_forms import Read, Shape, Write
+from torchtune.models._weights import ReadPlan, WeightMap
 from torchtune.modules.peft import AdapterSpec
 from torchtune.training.checkpointing._atomic import RECIPE_STATE, commit_folder, fault, newest_complete, prune
 from torchtune.training.checkpointing._check import check_plan
@@ -92,8 +95,12 @@ class FullModelCheckpointer(ABC):
         """The files with weights, when a config names none."""
 
     @abstractmethod
-    def _names(self, native: Iterable[str]) -> WeightMap:
-        """The format's names of a model's tensors."""
+    def _names(self, shapes: Mapping[str, Shape]) -> WeightMap:
+        """The format's names of a model's tensors.
+
+        Args:
+            shapes: of the model's tensors; of those in the files where no model is given.
+        """
 
     @abstractmethod
     def _write_weights(
@@ -104,6 +111,10 @@ class FullModelCheckpointer(ABC):
     def _hf_names(self) -> WeightMap | None:
         """The names that the model has in transformers, which PEFT's are made of; None when they are not known."""
         return None if self.family is None else self.family.hf
+
+    def _heights(self) -> dict[str, int]:
+        """The rows of the model's weights; none where they are not known without it."""
+        return {}
 
     def _open(self, paths: list[Path]) -> Tensors:
         return Files(paths)
@@ -145,14 +156,17 @@ class FullModelCheckpointer(ABC):
         source, reads = self._plan(shapes)
         return {r.native: (shapes[r.native], source.infos[r.foreign].dtype) for r in reads}
 
-    def _plan(self, shapes: Mapping[str, tuple[int, ...]] | None) -> tuple[Tensors, list[Read]]:
+    def _plan(self, shapes: Mapping[str, Shape] | None) -> tuple[Tensors, list[Read]]:
         """The files, and what is read from them for a model of these shapes; None for all that they hold."""
         source = self._source()
-        names = self._names(source.infos if shapes is None else shapes)
         found = {name: info.shape for name, info in source.infos.items()}
-        plan = names.plan_read(found, shapes, head_dim=self._head_dim, tied=self._tied)
+        names = self._names(found if shapes is None else shapes)
+        plan = self._plan_read(names, found, shapes)
         check_plan(plan, source, names, str(self.checkpoint_dir), self._about())
         return source, plan.reads
+
+    def _plan_read(self, names: WeightMap, found: Mapping[str, Shape], shapes: Mapping[str, Shape] | None) -> ReadPlan:
+        return names.plan_read(found, shapes, head_dim=self._head_dim, tied=self._tied)
 
     def adapter(self, source: str | Path | None = None, *, head_dim: int) -> LoadedAdapter:
         """The adapters in a file or folder, of PEFT's format or with the model's own names.
@@ -166,7 +180,8 @@ class FullModelCheckpointer(ABC):
             CheckpointError: there are none, or they are of a kind that the model's layers cannot be.
         """
         path = find_adapter(source or self._adapter or "", self.checkpoint_dir)
-        return read_adapter(path, self._hf_names(), head_dim=head_dim, base=base_name(self.checkpoint_dir))
+        base = base_name(self.checkpoint_dir)
+        return read_adapter(path, self._hf_names(), head_dim=head_dim, base=base, heights=self._heights)
 
     def load_checkpoint(self) -> dict[str, Any]:
         """The whole state dict, under ``"model"``; on resume with the recipe's state, and the weights of the folder in
@@ -229,8 +244,9 @@ class FullModelCheckpointer(ABC):
             _exhaust(drawn)
             return {}
         try:
-            writes = self._names(shapes).plan_write(shapes, head_dim=self._head_dim)
-            infos = {w.foreign: _info(w, shapes) for w in writes}
+            wanted = {name: tuple(shape) for name, (shape, _) in shapes.items()}
+            writes = self._names(wanted).plan_write(wanted, head_dim=self._head_dim)
+            infos = {w.foreign: Info(w.shape([wanted[n] for n in w.natives]), shapes[w.natives[0]][1]) for w in writes}
             return self._write_weights(folder, infos, _translated(writes, drawn, shapes), max_shard_size)
         except (OSError, TuneError):
             _exhaust(drawn)  # the other processes wait in the gathers that are left
@@ -323,7 +339,8 @@ class FullModelCheckpointer(ABC):
     ) -> PeftForm | None:
         """None, with a warning, where it cannot be had: what was trained must not be lost for that."""
         try:
-            return peft_form(tensors, spec, self._hf_names(), base=base_name(self.checkpoint_dir), head_dim=head_dim)
+            about = {"base": base_name(self.checkpoint_dir), "head_dim": head_dim, "heights": self._heights}
+            return peft_form(tensors, spec, self._hf_names(), **about)
         except TuneError as e:
             logger.warning("The adapter is written as %s only, not in PEFT's format: %s.", ADAPTER_FILE, e)
             return None
@@ -337,10 +354,13 @@ class FullModelCheckpointer(ABC):
 
 
 def _read(source: Tensors, read: Read) -> Tensor:
-    try:
-        return read.finish(source.read(read.foreign, read.rows))
-    except OSError as e:
-        raise CheckpointError(f"cannot read {read.foreign} from {source.where(read.foreign)}: {e.strerror}") from e
+    def fetch(name: str, rows: tuple[int, int] | None) -> Tensor:
+        try:
+            return source.read(name, rows)
+        except OSError as e:
+            raise CheckpointError(f"cannot read {name} from {source.where(name)}: {e.strerror}") from e
+
+    return read.make(fetch)
 
 
 def _exhaust(tensors: Iterator[Any]) -> None:
@@ -348,22 +368,18 @@ def _exhaust(tensors: Iterator[Any]) -> None:
         pass
 
 
-def _info(write: Write, shapes: Shapes) -> Info:
-    first, dtype = shapes[write.natives[0]]
-    if len(write.natives) == 1:
-        return Info(tuple(first), dtype)
-    return Info((sum(shapes[n][0][0] for n in write.natives), *first[1:]), dtype)
-
-
 def _translated(
     writes: list[Write], tensors: Iterable[tuple[str, Tensor]], shapes: Shapes
 ) -> Iterator[tuple[str, Tensor]]:
     """The format's tensors, each as soon as all its parts have come."""
-    write_of = {name: w for w in writes for name in w.natives}
-    held: dict[str, Tensor] = {}
-    for name, tensor in tensors:
-        write = write_of[name]
-        held[name] = tensor.detach().to("cpu", shapes[name][1])
-        del tensor
-        if all(n in held for n in write.natives):
-            yield write.foreign, write.finish([held.pop(n) for n in write.natives])
+    drawn, held = iter(tensors), {}
+    for natives, group in groupby(writes, key=attrgetter("natives")):
+        while not all(n in held for n in natives):
+            name, tensor = next(drawn)
+            held[name] = tensor.detach().to("cpu", shapes[name][1])
+            del tensor
+        parts = [held.pop(n) for n in natives]
+        for write in group:
+            yield write.foreign, write.finish(parts)
+        del parts
+    assert next(drawn, None) is None, "more tensors came than were announced"

@@ -8,11 +8,17 @@ from typing import Any
 from torchtune.errors import CheckpointError
 from torchtune.models._peft import layer_of, ranks_of, trains_tied_embedding
 from torchtune.models._weights import EMBEDDING
+from torchtune.modules.moe import LoRAGroupedExperts
 from torchtune.modules.peft import AdapterSpec
 from torchtune.training.checkpointing.adapter import LoadedAdapter
 
 _SHOWN = 5
-_WITHOUT_RANK = {".lora_a.weight": slice(1, None), ".lora_b.weight": slice(1)}
+_WITHOUT_RANK = {
+    ".lora_a.weight": slice(1, None),
+    ".lora_b.weight": slice(1),
+    **{f".{a}": slice(2) for a, _ in LoRAGroupedExperts.adapted.values()},  # [experts, in, rank]
+    **{f".{b}": slice(None, None, 2) for _, b in LoRAGroupedExperts.adapted.values()},  # [experts, rank, out]
+}
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchtune.errors import CheckpointError
+from torchtune.models._text_part import name_alone
 from torchtune.training.checkpointing._safetensors import Info, SafetensorsFile
 from torchtune.training.checkpointing._torch_file import TorchFile
 
@@ -60,6 +61,21 @@ class Files:
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
         return self._file_of[name].read(name, rows)
+
+
+class TextPart:
+    """The tensors of a language model among those of a model that reads images too, with the names they have alone."""
+
+    def __init__(self, whole: Tensors) -> None:
+        self._whole = whole
+        self._names = {alone: name for name in whole.infos if (alone := name_alone(name))}
+        self.infos = {alone: whole.infos[name] for alone, name in self._names.items()}
+
+    def where(self, name: str) -> str:
+        return self._whole.where(self._names[name])
+
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
+        return self._whole.read(self._names[name], rows)
 
 
 class ModelParallelFiles:

@@ -1,11 +1,12 @@
 """Meta's layout: ``consolidated.NN.pth`` (one file, or model-parallel parts), ``params.json``, ``tokenizer.model``."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from torchtune.models import family_for_model_type
+from torchtune.models._tensor_forms import Shape
 from torchtune.models._weights import EMBEDDING, OUTPUT, WeightMap
 from torchtune.training.checkpointing._base import FullModelCheckpointer
 from torchtune.training.checkpointing._copy import copy_rest
@@ -42,7 +43,7 @@ class FullModelMetaCheckpointer(FullModelCheckpointer):
     def _open(self, paths: list[Path]) -> Tensors:
         return Files(paths) if len(paths) == 1 else ModelParallelFiles(paths)
 
-    def _names(self, native: Iterable[str]) -> WeightMap:
+    def _names(self, shapes: Mapping[str, Shape]) -> WeightMap:
         return self.family.meta
 
     def _write_weights(

@@ -1,11 +1,12 @@
 """The library's own layout: a ``.pt`` file of the state dict, names unchanged."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from torchtune.models import family_for_model_type
+from torchtune.models._tensor_forms import Shape
 from torchtune.models._weights import WeightMap
 from torchtune.training.checkpointing._base import FullModelCheckpointer
 from torchtune.training.checkpointing._copy import copy_rest
@@ -54,8 +55,8 @@ class FullModelTorchTuneCheckpointer(FullModelCheckpointer):
     def _find_files(self) -> list[Path]:
         return find_native_files(self.checkpoint_dir)
 
-    def _names(self, native: Iterable[str]) -> WeightMap:
-        return WeightMap({name: name for name in native}, rotary=())
+    def _names(self, shapes: Mapping[str, Shape]) -> WeightMap:
+        return WeightMap({name: name for name in shapes}, rotary=())
 
     def _write_weights(
         self, folder: Path, infos: dict[str, Info], tensors: Iterator[tuple[str, Tensor]], max_shard_size: int | str

@@ -16,7 +16,6 @@ from torch import Tensor
 from torchtune.errors import CheckpointError
 from torchtune.training._torchao import as_json, put_together, quantised, take_apart, torchao
 from torchtune.training.checkpointing._base import FullModelCheckpointer
-from torchtune.training.checkpointing._copy import copy_rest
 from torchtune.training.checkpointing._io import FileRecord
 from torchtune.training.checkpointing._safetensors import Info, SafetensorsFile
 from torchtune.training.checkpointing._source import Files, Tensors
@@ -129,7 +128,7 @@ class QuantisedWriter(FullModelHFCheckpointer):
         headers["tensor_names"] = json.dumps(list(infos))
         records = self._write_shards(folder, parts, self._in_parts(tensors), max_shard_size, headers)
         changes = self._config_changes(infos) | {"quantization_config": self._quantization_config}
-        return records | copy_rest(self._rest_dir, folder, {"config.json": changes})
+        return records | self._write_rest(folder, changes)
 
     def _layout(self, info: Info) -> tuple[dict[str, Info], str]:
         """The parts of a quantised tensor and the text beside them, which depend on nothing but its shape and dtype.
