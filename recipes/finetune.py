@@ -22,15 +22,16 @@ from torch import Tensor
 
 from torchtune import config, training
 from torchtune.config.schema import FinetuneConfig
-from torchtune.data import StepLoader, validation_batches
-from torchtune.datasets import ConcatDataset
+from torchtune.data import validation_batches
 from torchtune.errors import NonFiniteError
 from torchtune.modules import resize_token_embeddings
 from torchtune.modules.low_precision.nf4 import is_quantised
 from torchtune.modules.peft import adapter_names
 from torchtune.training.adapters import BaseWeights, describe_adapters, load_adapters, start_adapters
+from torchtune.training.check_model import check_model
 from torchtune.training.checkpointing import Checkpointer, check_vocabulary
 from torchtune.training.contents import contents_of
+from torchtune.training.data import is_stream, make_dataset, make_loader
 from torchtune.training.distributed import World, join, sync_gradients
 from torchtune.training.loss import Batch, count_targets, summed_loss
 from torchtune.training.metric_logging import JsonlLogger, MetricLoggers
@@ -40,6 +41,8 @@ from torchtune.training.progress import ProgressDisplay
 from torchtune.training.run_folder import ResumePoint, RunFolder, saved_facts
 from torchtune.training.setup import (
     adapter_checkpoint,
+    check_data,
+    check_ids,
     check_max_seq_len,
     check_same_data,
     check_same_method,
@@ -48,7 +51,6 @@ from torchtune.training.setup import (
     give_hints,
     kept_checkpoints,
     make_scheduler,
-    prepare_data,
     say_what_has_no_effect,
     setup_profiler,
     start,
@@ -94,12 +96,16 @@ class FinetuneRecipe:
 
     def _is_finished(self, point: ResumePoint) -> bool:
         facts = point.facts
-        if facts["epoch"] < self.cfg.epochs:
+        if not self._is_over(facts["epoch"], facts["step"]):
             return False
         if self.folder.status().get("status") != "completed":  # killed after its last save
             self.folder.note("completed")
-        logger.info("Already complete: %s is the end of epoch %d of %d.", point.path, facts["epoch"], self.cfg.epochs)
+        logger.info("Already complete: %s has %d epoch(s), %d steps.", point.path, facts["epoch"], facts["step"])
         return True
+
+    def _is_over(self, epochs: int, steps: int) -> bool:
+        """Whether a run that has done so many epochs and steps is at its end."""
+        return steps >= self.cfg.max_steps if self.cfg.max_steps else epochs >= self.cfg.epochs
 
     def _setup_logging(self) -> None:
         cfg = self.cfg
@@ -111,29 +117,15 @@ class FinetuneRecipe:
 
     def _setup_data(self) -> None:
         cfg, world = self.cfg, self.world
-        self.dataset = self._make_dataset(cfg.dataset)
-        self.dataset_val = None if cfg.dataset_val is None else self._make_dataset(cfg.dataset_val)
-        self.collate = collate_for(self.dataset, cfg.collate_fn, self.tokenizer)
-        self.loader = StepLoader(
-            self.dataset,
-            batch_size=cfg.batch_size,
-            gradient_accumulation_steps=cfg.gradient_accumulation_steps,
-            rank=world.rank,
-            world_size=world.size,
-            seed=self.seed,
-            shuffle=cfg.shuffle,
-            collate_fn=self.collate,
-            num_workers=cfg.num_workers,
-            pin_memory=world.device.type == "cuda" if cfg.pin_memory is None else cfg.pin_memory,
-        )
-        self.steps_per_epoch = min(self.loader.steps_per_epoch, cfg.max_steps_per_epoch or self.loader.steps_per_epoch)
+        self.dataset = make_dataset(cfg.dataset, self.tokenizer, cfg, world)
+        self.dataset_val = cfg.dataset_val and make_dataset(cfg.dataset_val, self.tokenizer, cfg, world)
+        self.looked_at = check_data(self.dataset, self.dataset_val, self.tokenizer, cfg, world)
+        self.collate = collate_for(self.dataset, cfg, self.tokenizer)
+        self.loader = make_loader(self.dataset, self.collate, self.seed, cfg, world)
+        known = [steps for steps in (self.loader.steps_per_epoch, cfg.max_steps_per_epoch) if steps is not None]
+        self.steps_per_epoch = min(known, default=None)  # None: as many as a stream happens to have
+        self.total_steps = cfg.max_steps or self.steps_per_epoch * cfg.epochs
         logger.info("Dataset and Sampler are initialized.")
-
-    def _make_dataset(self, node: Any) -> torch.utils.data.Dataset:
-        made = [config.instantiate(one, self.tokenizer) for one in (node if isinstance(node, list) else [node])]
-        dataset = ConcatDataset(made) if isinstance(node, list) else made[0]
-        prepare_data(dataset, self.cfg, self.world)
-        return dataset
 
     def _setup_model(self) -> None:
         cfg, world = self.cfg, self.world
@@ -150,7 +142,6 @@ class FinetuneRecipe:
             prefetch_layers=cfg.fsdp_prefetch_layers,
         )
         self._setup_adapters()
-        check_vocabulary(self.model.tok_embeddings.num_embeddings, text_vocab_size(self.tokenizer))
         self.summed_loss = summed_loss(config.instantiate(cfg.loss), self.model)
         self.autocast = torch.autocast(world.device.type, torch.float16) if cfg.dtype == "fp16" else nullcontext()
         self.offloading = training.get_act_offloading_ctx_manager(
@@ -186,6 +177,8 @@ class FinetuneRecipe:
     def _build_model(self) -> torch.nn.Module:
         """The model whose shapes the weights have; those of a run that resized its vocabulary have the new size."""
         model = config.instantiate(self.cfg.model)
+        if self.world.is_main:
+            check_model(model, self.checkpointer)
         if self.point is not None and not self.point.facts.get("adapters"):
             self._resize_vocabulary(model)
         return model
@@ -203,6 +196,8 @@ class FinetuneRecipe:
             check_same_method(self.point.facts, self._method(model))
         self._resize_vocabulary(model)
         check_max_seq_len(model, self.tokenizer)
+        check_vocabulary(model.tok_embeddings.num_embeddings, text_vocab_size(self.tokenizer))
+        check_ids(model, self.looked_at, self.tokenizer, cfg, self.world)
         if cfg.enable_activation_checkpointing or cfg.ac_mode:
             training.apply_selective_activation_checkpointing(model, cfg.ac_mode or "full", cfg.ac_option)
         if compiles(cfg.compile, "model"):
@@ -215,7 +210,7 @@ class FinetuneRecipe:
         self.optimizer = InBackward(make, self.trained) if cfg.optimizer_in_bwd else make(self.trained)
         logger.info("Optimizer and loss are initialized.")
         logger.info("Loss is initialized.")
-        self.scheduler = make_scheduler(cfg.lr_scheduler, self.optimizer, self.steps_per_epoch * cfg.epochs)
+        self.scheduler = make_scheduler(cfg.lr_scheduler, self.optimizer, self.total_steps)
         self.scaler = LossScaler(enabled=cfg.dtype == "fp16")
 
     def _resume(self, point: ResumePoint) -> None:
@@ -225,6 +220,7 @@ class FinetuneRecipe:
         if self.scheduler is not None:
             self.scheduler.load_state_dict(facts["scheduler"])
         self.scaler.load_state_dict(facts["scaler"])
+        self.loader.load_state_dict(facts["loader"])
         self.global_step, self.epoch, self.step_in_epoch = facts["step"], facts["epoch"], facts["step_in_epoch"]
         logger.info(
             "Going on after step %d: epoch %d, step %d.", self.global_step, self.epoch + 1, self.step_in_epoch + 1
@@ -236,9 +232,10 @@ class FinetuneRecipe:
         cfg = self.cfg
         return {
             "samples_per_step": self.loader.samples_per_step,
-            "num_samples": len(self.dataset),
+            "num_samples": None if is_stream(self.dataset) else len(self.dataset),
             "data": getattr(self.dataset, "fingerprint", str)(),
             "shuffle": cfg.shuffle,
+            "group_by_length": cfg.group_by_length,
             "steps_per_epoch": self.steps_per_epoch,
         }
 
@@ -262,11 +259,12 @@ class FinetuneRecipe:
         self.model.train()
         first = self.global_step + 1  # it alone waits for compilation and the like
         with StopSignal() as stop, self.profiler as profiler:
-            while self.epoch < cfg.epochs:
-                display = ProgressDisplay(self.steps_per_epoch, self.step_in_epoch, visible=world.is_main)
+            while not self._is_over(self.epoch, self.global_step):
+                left = self.steps_left()
+                display = ProgressDisplay(self.step_in_epoch + left, self.step_in_epoch, visible=world.is_main)
                 steps = self.loader.epoch(self.epoch, self.step_in_epoch)
                 started = time.perf_counter()
-                for micro_batches in islice(steps, self.steps_per_epoch - self.step_in_epoch):
+                for micro_batches in islice(steps, left):
                     mean, norm, tokens = self.step(micro_batches)
                     self.global_step += 1
                     self.step_in_epoch += 1
@@ -280,15 +278,27 @@ class FinetuneRecipe:
                         self.validate()
                     if number := world.max(stop.received or 0):
                         self.interrupt(number)
-                    ended = self.step_in_epoch == self.steps_per_epoch
-                    if cfg.save_every_n_steps and self.global_step % cfg.save_every_n_steps == 0 and not ended:
+                    if cfg.save_every_n_steps and self.global_step % cfg.save_every_n_steps == 0 and self.steps_left():
                         self.save_checkpoint(f"step_{self.global_step}")
                     started = time.perf_counter()
                 display.close()
-                name, self.step_in_epoch = f"epoch_{self.epoch}", 0
-                self.epoch += 1
-                self.save_checkpoint(name)
+                self.end_epoch()
         self.folder.note("completed")
+
+    def steps_left(self) -> int:
+        """Optimizer steps until this epoch or the run ends, unless a stream ends before."""
+        in_run = self.total_steps - self.global_step
+        return in_run if self.steps_per_epoch is None else min(in_run, self.steps_per_epoch - self.step_in_epoch)
+
+    def end_epoch(self) -> None:
+        """Save what an epoch has come to, or the run where that ends within one."""
+        name = f"step_{self.global_step}"
+        if self.steps_left():
+            logger.warning("Epoch %d ends after %d steps, as its stream does.", self.epoch + 1, self.step_in_epoch)
+        if self.global_step != self.cfg.max_steps or self.step_in_epoch == self.steps_per_epoch:
+            name, self.step_in_epoch = f"epoch_{self.epoch}", 0
+            self.epoch += 1
+        self.save_checkpoint(name)
 
     def step(self, micro_batches: list[Batch]) -> tuple[float, float, int]:
         """One optimizer step; gives the mean loss, the gradient norm and the count of target tokens of all processes.
@@ -384,6 +394,7 @@ class FinetuneRecipe:
             val_loss=self.validated[1] if self.validated[0] == self.global_step else None,
             epoch=self.epoch,
             step_in_epoch=self.step_in_epoch,
+            loader=self.loader.state_dict(),
             epochs=self.cfg.epochs,
             max_steps_per_epoch=self.cfg.max_steps_per_epoch,
             seed=self.seed,

@@ -14,6 +14,7 @@ from pathlib import Path
 from torchtune import config, training
 from torchtune.config.schema import QuantizeConfig
 from torchtune.errors import ConfigError
+from torchtune.training.check_model import check_model
 from torchtune.training.checkpointing import commit_folder
 from torchtune.training.checkpointing.quantised import QuantisedWriter
 from torchtune.training.model import meta_init
@@ -41,6 +42,7 @@ class QuantizeRecipe:
         self.quantizer = make_quantizer(cfg.quantizer)
         with meta_init(training.get_dtype(cfg.dtype, self.device)):
             self.model = config.instantiate(cfg.model)
+        check_model(self.model, self.checkpointer)
         self.quantizer.check(self.model, self.device)
 
     def _check_format(self) -> None:
@@ -66,6 +68,8 @@ class QuantizeRecipe:
         before = sum(tensor.nbytes for tensor in state.values())
         after = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         logger.info("%d of %d weights are quantized with %s.", len(names), len(state), type(made).__name__)
+        if any(tensor.dim() == 3 for tensor in state.values()):
+            logger.warning("Experts of a mixture are not quantized: torchao has no form for their stacks here.")
         seconds = time.perf_counter() - started
         logger.info("%s has %.1f MB instead of %.1f MB (%.1f s).", folder, after / 1e6, before / 1e6, seconds)
         return folder

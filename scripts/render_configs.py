@@ -21,7 +21,8 @@ def render(row: Training | Evaluation) -> str:
     """The text of one config file."""
     if isinstance(row, Evaluation):
         return _filled(template.EVALUATION, _common(row, "${checkpoint_dir}"))
-    return _filled(template.TRAINING, {**_common(row, row.model.folder), **_trained(row)})
+    folder = "${checkpoint_dir}" if row.model.any else row.model.folder
+    return _filled(template.TRAINING, {**_common(row, folder), **_trained(row, folder)})
 
 
 def _common(row: Training | Evaluation, folder: str) -> dict[str, Any]:
@@ -31,18 +32,26 @@ def _common(row: Training | Evaluation, folder: str) -> dict[str, Any]:
         **vars(row),
         "folder": model.folder,
         "ignore": f' --ignore-patterns "{model.skip}"' if model.skip else "",
-        "tokenizer_files": "\n  ".join(f"{argument}: {folder}/{path}" for argument, path in model.tokenizer_files),
+        "model_folder": folder if model.any else None,
+        "tokenizer_files": "\n  ".join(
+            f"{argument}: {'/'.join(filter(None, (folder, path)))}" for argument, path in model.tokenizer_files
+        ),
+        "device": "null  # null: a GPU, where there is one" if model.any else "cuda",
     }
 
 
-def _trained(row: Training) -> dict[str, Any]:
-    family, _, builder = row.model.component.partition(".")
+def _trained(row: Training, folder: str) -> dict[str, Any]:
+    family, dot, builder = row.model.component.rpartition(".")
     return {
+        "checkpoint_dir": row.model.folder if row.model.any else None,
+        "weights_folder": folder,
+        "chat_template": "null" if row.model.any else None,
+        "today": '"2025-01-01"' if row.model.any else None,
         "recipe": row.recipe,
         "what": row.method.what,
         "where": _where(row),
         "run": _command(row),
-        "builder": f"{family}.{row.method.builder}{builder}",
+        "builder": f"{family}{dot}{row.method.builder}{builder}",
         "device_word": "process" if row.distributed else "device",
         "optimizer_note": template.PAGED_NOTE if row.optimizer.startswith("bitsandbytes") else "",
         "lr_scheduler": _scheduler(row.warmup_steps),
@@ -56,17 +65,27 @@ def _filled(text: str, values: dict[str, Any]) -> str:
 
 
 def _where(row: Training) -> str:
+    if row.model.any:
+        return "on one device or several"
     if not row.distributed:
         return "on one device"
     return "on several GPUs" if row.nodes == 1 else f"on {row.nodes} machines of {row.processes} GPUs"
 
 
 def _command(row: Training) -> str:
+    if row.model.any:
+        return _anywhere(row)
     if not row.distributed:
         return f"tune run {row.recipe} --config {row.name}"
     meeting = "--rdzv-backend c10d --rdzv-endpoint HOST:29400 --rdzv-id ANY_NAME"
     nodes = "" if row.nodes == 1 else f"--nnodes {row.nodes} {meeting} "
     return f"tune run {nodes}--nproc_per_node {row.processes} {row.recipe} --config {row.name}"
+
+
+def _anywhere(row: Training) -> str:
+    given = f"--config {row.name} checkpoint_dir={row.model.folder}"
+    many = f"tune run --nproc_per_node {row.processes} {row.method.recipe}_distributed {given}"
+    return f"tune run {row.recipe} {given}\n#   {many}"
 
 
 def _scheduler(warmup_steps: int | None) -> str:

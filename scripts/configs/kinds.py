@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from configs.models import Model
+from configs.models import ANY, Model
 
 PAGED = "bitsandbytes.optim.PagedAdamW"
 PAGED_8BIT = "bitsandbytes.optim.PagedAdamW8bit"
@@ -66,7 +66,7 @@ class Training:
 
     @property
     def method(self) -> Method:
-        return METHODS[self.name.split("/")[1].split("_")[1]]
+        return next(METHODS[word] for word in self.name.split("/")[1].split("_") if word in METHODS)
 
     @property
     def recipe(self) -> str:
@@ -90,6 +90,14 @@ def single(name: str, model: Model, **values: Any) -> Training:
 def many(name: str, model: Model, **values: Any) -> Training:
     """All parameters, on several devices."""
     return _training(name, model, True, {"fused": True, "optimizer_in_bwd": False, "cpu_offload": False, **values})
+
+
+def anywhere(name: str, **values: Any) -> Training:
+    """Any model, on one device or several."""
+    adapted = name != "auto/full"
+    common = {"fused": True, "optimizer_in_bwd": None if adapted else False, "cpu_offload": False, "max_seq_len": 2048}
+    of_adapters = {**_ADAPTERS, "apply_lora_to_output": False, "lora_rank": 8, "lora_alpha": 16}
+    return _training(name, ANY, False, {**(of_adapters if adapted else {}), **common, **values})
 
 
 def adapters(name: str, model: Model, rank: int = 8, **values: Any) -> Training:

@@ -11,19 +11,20 @@ class Model:
     Args:
         repo: its repository on the Hugging Face Hub.
         component: the builder below `torchtune.models`.
-        model_type: how checkpoints of this kind are named in configs.
+        model_type: how checkpoints of this kind are named in configs; None leaves it to their config.json.
         skip: the files of the repository that are not needed; None if all are.
         tokenizer: the tokenizer builder below `torchtune.models`.
         tokenizer_files: pairs of an argument of that builder and a path below the model's folder.
         weights: what the folder holds the weights as.
         checkpoint_folder: path of the weights below the model's folder.
         tied: whether its output projection is its embedding, so that it gets no adapter.
+        any: whether it stands for every model that the config's checkpoint_dir may hold.
     """
 
     title: str
     repo: str
     component: str
-    model_type: str
+    model_type: str | None
     skip: str | None = None
     tokenizer: str = "llama3.llama3_tokenizer"
     tokenizer_files: tuple[tuple[str, str], ...] = (("path", "original/tokenizer.model"),)
@@ -31,11 +32,22 @@ class Model:
     weights: str = "*.safetensors or *.bin"
     checkpoint_folder: str = ""
     tied: bool = False
+    any: bool = False
 
     @property
     def folder(self) -> str:
         return f"/tmp/{self.repo.split('/')[1]}"
 
+
+ANY = Model(
+    "Any model of a supported family",
+    "Qwen/Qwen3-0.6B",
+    "auto",
+    None,
+    tokenizer="auto_tokenizer",
+    tokenizer_files=(("path", ""),),
+    any=True,
+)
 
 _SENTENCEPIECE = (("path", "tokenizer.model"),)
 _BYTE_PAIRS = (("path", "vocab.json"), ("merges_file", "merges.txt"))

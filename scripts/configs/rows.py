@@ -1,7 +1,9 @@
-"""One row for each shipped config. The values are torchtune's, so that a run repeats what its users know."""
+"""One row for each shipped config. The values are torchtune's, so that a run repeats what its users know; those that
+are not are listed in docs/configs.md.
+"""
 
 from configs import models as m
-from configs.kinds import PAGED, Evaluation, adapters, many, single
+from configs.kinds import PAGED, Evaluation, adapters, anywhere, many, single
 
 _1B_3B = {"batch_size": 4}
 _LOW_MEMORY = {"optimizer": PAGED, "activation_offloading": True}
@@ -194,7 +196,14 @@ _QWEN3 = (
     adapters("qwen3/32B_lora", m.QWEN3_32B, processes=4, **_KEPT),
 )
 
+_AUTO = (
+    anywhere("auto/full", **_CLEANED),
+    anywhere("auto/lora"),
+    anywhere("auto/qlora"),
+)
+
 _EVALUATIONS = (
+    Evaluation("auto/evaluation", m.ANY, "auto"),
     Evaluation("eleuther_evaluation", m.LLAMA2_7B, "llama2_7B"),
     Evaluation("code_llama2/evaluation", m.CODE_LLAMA2_7B, "code_llama2_7B"),
     Evaluation("llama3_1/evaluation", m.LLAMA3_1_8B, "llama3_1_8B"),
@@ -208,4 +217,4 @@ _EVALUATIONS = (
     Evaluation("qwen3/evaluation", m.QWEN3_0_6B, "qwen3_0_6B"),
 )
 
-ROWS = (*_LLAMA, *_MISTRAL, *_GEMMA, *_PHI, *_QWEN, *_QWEN3, *_EVALUATIONS)
+ROWS = (*_AUTO, *_LLAMA, *_MISTRAL, *_GEMMA, *_PHI, *_QWEN, *_QWEN3, *_EVALUATIONS)

@@ -10,12 +10,14 @@ TRAINING = """\
 # Any key can be changed on the command line: batch_size=1 optimizer.lr=1e-5 ~lr_scheduler
 
 recipe: $recipe
+checkpoint_dir: $checkpoint_dir  # any folder that holds a model in Hugging Face's layout, its tokenizer included
 output_dir: /tmp/torchtune/$output_dir  # checkpoints, logs and a copy of this config
 
 # What is trained
 
 model:
   _component_: torchtune.models.$builder
+  checkpoint_dir: $model_folder
   lora_attn_modules: $lora_attn_modules  # which of the attention's projections; there is also k_proj
   apply_lora_to_mlp: $apply_lora_to_mlp
   apply_lora_to_output: $apply_lora_to_output
@@ -29,10 +31,12 @@ tokenizer:
   _component_: torchtune.models.$tokenizer
   $tokenizer_files
   max_seq_len: $max_seq_len  # longer samples are cut; null takes them whole
+  chat_template: $chat_template  # a Jinja file, or a folder that has one; null takes the model's own
+  today: $today  # what chat templates that write the date take for it, so that data do not change; null: the date
 
 checkpointer:
   _component_: torchtune.training.$checkpointer
-  checkpoint_dir: $folder$checkpoint_folder
+  checkpoint_dir: $weights_folder$checkpoint_folder
   # All of its weight files ($weights) are read; checkpoint_files: [...] names some.
   adapter_checkpoint: $adapter_checkpoint  # a file or folder with an adapter to start from; null makes a new one
   recipe_checkpoint: null  # set by resume_from_checkpoint
@@ -69,7 +73,7 @@ clip_grad_norm: null  # the largest norm that all gradients together may have
 
 # Where
 
-device: cuda
+device: $device
 dtype: bf16  # fp32 takes twice the memory
 compile: $compile  # True is faster after a slower start
 enable_activation_checkpointing: $activation_checkpointing  # True recomputes activations: less memory, a third slower
@@ -120,6 +124,7 @@ output_dir: /tmp/torchtune/$output_dir/evaluation  # results: results_<time>.jso
 
 model:  # of adapters that were merged into the weights, the builder without lora_
   _component_: torchtune.models.$component
+  checkpoint_dir: $model_folder
 
 tokenizer:
   _component_: torchtune.models.$tokenizer
@@ -148,7 +153,7 @@ seed: 1234  # lm_eval's own; another changes which examples prompts begin with, 
 
 # Where
 
-device: cuda
+device: $device
 dtype: bf16
 log_level: INFO
 """

@@ -126,6 +126,20 @@ def test_overrides_find_flat_keys_where_they_went():
     assert cfg.checkpointer.checkpoint_dir == "/x" and cfg.tokenizer.path == "/y"
 
 
+@pytest.mark.parametrize(
+    ("word", "key", "path"),
+    [
+        ("model=auto", "model", "torchtune.models.auto"),
+        ("model=lora_auto", "model", "torchtune.models.lora_auto"),
+        ("tokenizer=auto", "tokenizer", "torchtune.models.auto_tokenizer"),
+        ("tokenizer=llama3", "tokenizer", "torchtune.models.llama3.llama3_tokenizer"),
+        ("dataset=chat", "dataset", "torchtune.datasets.chat_dataset"),
+    ],
+)
+def test_a_short_name_means_what_its_key_is_for(word, key, path):
+    assert load_text(FLAT, "f", [word]).cfg[key]._component_ == path
+
+
 @pytest.mark.parametrize(("clean", "name"), [("True", "alpaca_cleaned_dataset"), ("False", "alpaca_dataset")])
 def test_arguments_of_the_flat_dataset(clean, name):
     loaded = load_text(FLAT + f"use_clean: {clean}\ntrain_on_input: False\n", "f")

@@ -217,3 +217,36 @@ def test_components_under_keys_without_effect_need_only_be_harmless(parts):
     assert check(load("a.yaml"), FinetuneConfig) == []
     (found,) = check(load("b.yaml"), FinetuneConfig)
     assert found.line == 26 and "os.system" in found.message
+
+
+_HELPER = "base: /models\nother: ${base}/x\n"
+
+
+def _with_helper(parts, *words):
+    text = (parts / "config.yaml").read_text().replace("checkpoint_dir: ${output_dir}", "checkpoint_dir: ${other}")
+    (parts / "helped.yaml").write_text(_HELPER + text)
+    return load("helped.yaml", words)
+
+
+@pytest.mark.parametrize(
+    "words, folder",
+    [([], "/models/x"), (["base=/mine"], "/mine/x"), (["checkpointer.checkpoint_dir=/mine"], "/mine")],
+)
+def test_a_key_that_the_file_refers_to_is_no_fault_even_when_a_word_replaces_the_reference(parts, words, folder):
+    loaded = _with_helper(parts, *words)
+    assert check(loaded, FinetuneConfig) == [] == notes(loaded, FinetuneConfig)
+    assert config.read_config(loaded, FinetuneConfig).checkpointer.checkpoint_dir == folder
+
+
+def test_a_key_that_nothing_in_the_file_refers_to_is_a_fault_however_it_is_set(parts):
+    assert "'bsae' is not a key" in str(check(_with_helper(parts, "bsae=/mine"), FinetuneConfig)[0])
+
+
+@pytest.mark.parametrize("words", [[], ["checkpointer.checkpoint_dir=/mine"], ["base=${oc.env:HELPER_BASE}"]])
+def test_what_is_saved_loads_again_although_it_refers_to_less(parts, monkeypatch, words):
+    monkeypatch.setenv("HELPER_BASE", "/from/the/environment")
+    cfg = config.read_config(_with_helper(parts, *words), FinetuneConfig)
+    again = load(config.save(cfg, "saved.yaml"))
+    assert check(again, FinetuneConfig) == []
+    assert typed(FinetuneConfig, again.cfg).checkpointer.checkpoint_dir == cfg.checkpointer.checkpoint_dir
+    assert again.cfg.keys() & {"base", "other"} == ({"base", "other"} if "base=" in str(words) else set())

@@ -10,7 +10,8 @@ from torchtune.config.schema import FinetuneConfig
 
 ROOT = Path(__file__).parents[2]
 READ_BY_THE_RECIPE = "".join(
-    (ROOT / name).read_text() for name in ("recipes/finetune.py", "torchtune/training/setup.py")
+    (ROOT / name).read_text()
+    for name in ("recipes/finetune.py", "torchtune/training/data.py", "torchtune/training/setup.py")
 )
 
 

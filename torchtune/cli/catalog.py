@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from torchtune.cli._config_names import CONFIGS_BY_RECIPE
 from torchtune.cli._nearest import did_you_mean
 from torchtune.errors import ConfigError
 
@@ -74,87 +75,9 @@ RECIPES = (
 # torchtune's other methods, by the word that its recipes and configs have in their names.
 LATER = ("qat", "dpo", "ppo", "grpo", "kd", "distillation")
 # Its other model families, by the folder of their configs.
-LATER_FAMILIES = (
-    "mistral",
-    "gemma",
-    "gemma2",
-    "phi3",
-    "phi4",
-    "qwen2",
-    "qwen2_5",
-    "qwen3",
-    "llama3_2_vision",
-    "llama4",
-)
+LATER_FAMILIES = ("llama3_2_vision", "llama4")
 
 _TRAINING_KEYS = {"model", "dataset", "optimizer", "loss", "epochs", "batch_size", "gradient_accumulation_steps"}
-
-_CONFIGS_BY_RECIPE = {
-    "full_finetune_single_device": (
-        "demo",
-        "llama2/7B_full_low_memory",
-        "code_llama2/7B_full_low_memory",
-        "llama3/8B_full_single_device",
-        "llama3_1/8B_full_single_device",
-        "llama3_2/1B_full_single_device",
-        "llama3_2/3B_full_single_device",
-    ),
-    "full_finetune_distributed": (
-        "llama2/7B_full",
-        "llama2/13B_full",
-        "llama3/8B_full",
-        "llama3_1/8B_full",
-        "llama3_2/1B_full",
-        "llama3_2/3B_full",
-        "llama3/70B_full",
-        "llama3_1/70B_full",
-        "llama3_3/70B_full",
-        "llama3_3/70B_full_multinode",
-        "alpaca_llama2_full_finetune",
-    ),
-    "lora_finetune_single_device": (
-        "llama2/7B_lora_single_device",
-        "llama2/7B_qlora_single_device",
-        "code_llama2/7B_lora_single_device",
-        "code_llama2/7B_qlora_single_device",
-        "llama3/8B_lora_single_device",
-        "llama3_1/8B_lora_single_device",
-        "llama3/8B_qlora_single_device",
-        "llama3_2/1B_lora_single_device",
-        "llama3_2/3B_lora_single_device",
-        "llama3/8B_dora_single_device",
-        "llama3/8B_qdora_single_device",
-        "llama3_1/8B_qlora_single_device",
-        "llama3_2/1B_qlora_single_device",
-        "llama3_2/3B_qlora_single_device",
-        "llama2/13B_qlora_single_device",
-    ),
-    "lora_finetune_distributed": (
-        "llama2/7B_lora",
-        "llama2/13B_lora",
-        "llama2/70B_lora",
-        "llama2/7B_qlora",
-        "llama2/70B_qlora",
-        "llama3/8B_dora",
-        "llama3/70B_lora",
-        "llama3_1/70B_lora",
-        "llama3_3/70B_lora",
-        "llama3_3/70B_qlora",
-        "llama3/8B_lora",
-        "llama3_1/8B_lora",
-        "llama3_2/1B_lora",
-        "llama3_2/3B_lora",
-        "llama3_1/405B_qlora",
-    ),
-    "generate": ("generation",),
-    "eleuther_eval": (
-        "eleuther_evaluation",
-        "code_llama2/evaluation",
-        "llama3_1/evaluation",
-        "llama3_2/evaluation",
-    ),
-    "quantize": ("quantization",),
-}
 
 
 @lru_cache
@@ -170,7 +93,7 @@ def recipes_root() -> Path:
 @lru_cache
 def configs() -> tuple[Config, ...]:
     """The configs of this installation, in the order in which they are listed."""
-    rows = (Config(name, recipe) for recipe, names in _CONFIGS_BY_RECIPE.items() for name in names)
+    rows = (Config(name, recipe) for recipe, names in CONFIGS_BY_RECIPE.items() for name in names)
     return tuple(row for row in rows if (recipes_root() / row.file).exists())
 
 

@@ -16,7 +16,7 @@ from torchtune.config._load import LoadedConfig
 from torchtune.config._names import ROLES, Role, current
 from torchtune.config._problem import Problem, near, problem
 from torchtune.config._resolve import argument_faults, first_line, value_faults
-from torchtune.config._typed import Fault, check_keys, references, unused_keys
+from torchtune.config._typed import Fault, check_keys, unused_keys
 
 _NO_ROLE = Role()
 
@@ -33,7 +33,7 @@ def check(loaded: LoadedConfig, recipe_schema: type | None = None, allow: Iterab
     if recipe_schema is not None:
         raw = OmegaConf.to_container(loaded.cfg)
         kept = {k: v for k, v in plain.items() if k in raw}
-        _, key_faults, _ = check_keys(recipe_schema, kept, references(raw))
+        _, key_faults, _ = check_keys(recipe_schema, kept, loaded.free)
         broken = {k for k, _ in faults}
         faults += [(k, _hinted(k, m, plain)) for k, m in key_faults if k not in broken]
         faults += _dotted_faults(recipe_schema, plain, allow)
@@ -55,8 +55,7 @@ def check(loaded: LoadedConfig, recipe_schema: type | None = None, allow: Iterab
 def notes(loaded: LoadedConfig, recipe_schema: type) -> list[str]:
     """What was rewritten on loading, which keys are accepted without effect, and what vLLM does not serve."""
     plain, _ = _resolved(loaded.cfg)
-    free = references(OmegaConf.to_container(loaded.cfg))
-    return loaded.notes + check_keys(recipe_schema, plain, free)[2] + serving_notes(plain)
+    return loaded.notes + check_keys(recipe_schema, plain, loaded.free)[2] + serving_notes(plain)
 
 
 def _resolved(cfg: DictConfig) -> tuple[dict[str, Any], list[Fault]]:
@@ -167,7 +166,8 @@ def _one_component(key: str, node: Mapping[str, Any], allow: Iterable[str]) -> I
         yield at, f"{key}: {message}"
     elif found is not None and found.signature is not None:
         role = _role(key)
-        names = [n for n in node if n != "_component_"]
+        own = role.of_entry if key.rpartition(".")[2].isdigit() else ()
+        names = [n for n in node if n != "_component_" and n not in own]
         faults = argument_faults(found.signature, path, len(role.handed), names, role.words)
         faults += value_faults(found.signature, node)
         yield from ((f"{key}.{argument}", f"{key}: {m}") for argument, m in faults)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torchtune.config import _overrides, _package, _yaml
 from torchtune.config._legacy import Normaliser
 from torchtune.config._problem import Place, Problem, place_of, problem, shown
-from torchtune.config._typed import references
+from torchtune.config._references import references
 
 
 @dataclass
@@ -19,7 +19,7 @@ class LoadedConfig:
     """A merged config, not yet resolved or checked.
 
     ``positions`` has the place of every dotted key, ``notes`` what was rewritten on the way, ``problems`` what could
-    not be read as it stands.
+    not be read as it stands, ``referenced`` the first names of what the file's own ``${...}`` mention.
     """
 
     cfg: DictConfig
@@ -27,6 +27,12 @@ class LoadedConfig:
     positions: dict[str, Place]
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    referenced: set[str] = field(default_factory=set)
+
+    @property
+    def free(self) -> set[str]:
+        """Keys that need no meaning of their own: a ``${...}`` mentions them, or did until a word replaced it."""
+        return self.referenced | references(OmegaConf.to_container(self.cfg))
 
 
 def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> LoadedConfig:
@@ -46,7 +52,8 @@ def load_text(text: str, file: str = "config", overrides: Sequence[str] = ()) ->
 
 
 def _merge(data: dict[str, Any], positions: dict[str, Place], file: str, words: Sequence[str]) -> LoadedConfig:
-    normaliser = Normaliser(data, positions, free=lambda: references(data))
+    referenced = references(data)
+    normaliser = Normaliser(data, positions, free=lambda: referenced | references(data))
     normaliser.run()
     if words:
         parsed = _overrides.parse_overrides(words)
@@ -55,7 +62,7 @@ def _merge(data: dict[str, Any], positions: dict[str, Place], file: str, words: 
     absent: list[_package.Fault] = []
     cfg = OmegaConf.create(_package.expand(data, absent))
     problems = normaliser.problems + [problem(key, message, positions, file) for key, message in absent]
-    loaded = LoadedConfig(cfg, file, positions, list(dict.fromkeys(normaliser.notes)), problems)
+    loaded = LoadedConfig(cfg, file, positions, list(dict.fromkeys(normaliser.notes)), problems, referenced)
     cfg.__dict__["_loaded"] = loaded  # lets `instantiate` name the line of a node
     return loaded
 

@@ -48,17 +48,20 @@ class Role:
         handed: arguments that a recipe passes by position.
         words: arguments that a recipe passes by name, where the component takes them.
         suffix: what a short name may leave out at its end.
+        of_entry: keys of a component in a list that the recipe itself reads.
     """
 
     modules: tuple[str, ...] = ()
     handed: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     suffix: str = ""
+    of_entry: tuple[str, ...] = ()
 
 
 _FAMILIES = ("torchtune.models",)
 _MODEL = Role(_FAMILIES)
-_DATASET = Role(("torchtune.datasets", "torchtune.datasets.multimodal"), handed=("tokenizer",), suffix="_dataset")
+_DATASET = Role(("torchtune.datasets", "torchtune.datasets.multimodal"), handed=("tokenizer",), suffix="_dataset",
+                of_entry=("weight",))  # fmt: skip
 _CHECKPOINTER = Role(
     ("torchtune.training",),
     words=("resume_from_checkpoint", "should_load_recipe_state", "process_group"),
@@ -96,7 +99,7 @@ def expand(role: str, short: str) -> str:
     known: list[str] = []
     likeliest: list[str] = []
     for module in _modules(rule, short):
-        for name in (short, short + rule.suffix):
+        for name in dict.fromkeys((short + rule.suffix, short)):  # `llama3` is a model as well
             try:
                 found = _static.define(f"{module}.{name}")
             except _static.Absent as e:
@@ -118,3 +121,4 @@ def _modules(rule: Role, short: str) -> Iterator[str]:
     stem = short.removeprefix("qlora_").removeprefix("lora_")
     families = _source.sub_modules("torchtune.models")
     yield from (f"torchtune.models.{f}" for f in sorted(families, key=lambda f: (not stem.startswith(f), -len(f))))
+    yield "torchtune.models"  # what is of no one family: auto

@@ -48,7 +48,7 @@ def read_config(loaded: LoadedConfig, schema: type | None, allow: Sequence[str] 
     if os.environ.get("RANK", "0") == "0":
         for note in said:
             log.info("Note: %s", _redact.redact_text(note))
-    return typed(schema, loaded.cfg, loaded.positions) if schema else loaded.cfg
+    return typed(schema, loaded.cfg, loaded.positions, loaded.referenced) if schema else loaded.cfg
 
 
 def schema_of(recipe_main: Callable[[Any], Any]) -> type | None:

@@ -10,6 +10,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from torchtune.config._references import references
+
 HIDDEN = "<redacted>"
 # pad_token, max_new_tokens and the like are no secrets: the word must stand for a credential, not for a piece of text.
 _KEY = re.compile(
@@ -51,10 +53,17 @@ def is_secret_key(key: str) -> bool:
 
 
 def public_container(cfg: DictConfig) -> dict[str, Any]:
-    """Plain values with interpolations resolved, environment variables left as references, and secrets replaced."""
+    """Plain values with interpolations resolved, environment variables left as references, and secrets replaced.
+
+    A key that only interpolations used is left out, since it would be an unknown one of the resolved config.
+    """
     raw = OmegaConf.to_container(cfg)
     private = {v for name in _ENVIRONMENT.findall(str(raw)) if len(v := os.environ.get(name, "")) > 1}
-    return redact(_public(cfg, raw, private))
+    public = redact(_public(cfg, raw, private))
+    unused = set(cfg.__dict__.get("_helpers", ()))
+    while taken := unused & references({k: v for k, v in public.items() if k not in unused}):
+        unused -= taken
+    return {k: v for k, v in public.items() if k not in unused}
 
 
 def _public(node: Any, raw: Any, private: set[str]) -> Any:

@@ -1,8 +1,7 @@
 """A mapping of plain values -> a typed config object, or every fault that stands in the way."""
 
 import dataclasses
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING
 from typing import Any, TypeVar
 
@@ -11,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from torchtune.config._keys import check_value, component_keys, default_of, yaml_of
 from torchtune.config._problem import Positions, near, problem, raise_all
+from torchtune.config._references import references
 from torchtune.config.schema import ELSEWHERE
 from torchtune.errors import ConfigError
 
@@ -18,11 +18,19 @@ Fault = tuple[str, str]  # (dotted key, message)
 T = TypeVar("T")
 
 
-def typed(schema: type[T], raw: Mapping[str, Any] | DictConfig, positions: Positions | None = None) -> T:
+def typed(
+    schema: type[T],
+    raw: Mapping[str, Any] | DictConfig,
+    positions: Positions | None = None,
+    referenced: Collection[str] = (),
+) -> T:
     """The config as an object of ``schema``; its components are config nodes, ready for ``instantiate``.
 
     Components that ``raw`` leaves out get the schema's default and are added to ``raw`` when it is a DictConfig, so
     that what is saved and logged is what runs.
+
+    Args:
+        referenced: keys that are allowed although the schema lacks them, beyond those that a ``${...}`` mentions now.
 
     Raises:
         ConfigError: names every unknown, missing or wrong key, with its place when ``positions`` knows it.
@@ -32,7 +40,7 @@ def typed(schema: type[T], raw: Mapping[str, Any] | DictConfig, positions: Posit
         plain = OmegaConf.to_container(root, resolve=True)
     except OmegaConfBaseException as e:
         raise ConfigError(str(e)) from None
-    values, faults, _ = check_keys(schema, plain, free=references(OmegaConf.to_container(root)))
+    values, faults, _ = check_keys(schema, plain, free={*referenced, *references(OmegaConf.to_container(root))})
     raise_all(problem(key, message, positions or {}) for key, message in faults)
     components = component_keys(schema)
     for f in dataclasses.fields(schema):
@@ -40,6 +48,7 @@ def typed(schema: type[T], raw: Mapping[str, Any] | DictConfig, positions: Posit
             OmegaConf.update(root, f.name, default_of(f), force_add=True)
     nodes = {name: _node(root[name]) for name in components if root.get(name) is not None}
     made = schema(**values | nodes)
+    root.__dict__["_helpers"] = plain.keys() - values.keys() - ELSEWHERE.keys()  # what is saved needs none of them
     object.__setattr__(made, "_source", root)  # for `source_of`; the object itself stays frozen
     return made
 
@@ -95,15 +104,3 @@ def _take(f: dataclasses.Field, value: Any, values: dict, faults: list[Fault], n
         instead = f" Use {f.metadata['instead']} instead." if f.metadata["instead"] else ""
         message = f"{f.name}: {f.metadata['feature']} is not available; "
         faults.append((f.name, f"{message}remove the key or set it to {yaml_of(f.default)}.{instead}"))
-
-
-_REFERENCE = re.compile(r"\$\{(?:oc\.(?:select|dict\.\w+):)?\s*\.*([A-Za-z_]\w*)(?!\w*[.\w]*:)")
-
-
-def references(value: Any) -> set[str]:
-    """First names of everything that ``${...}`` mentions anywhere in ``value``."""
-    if isinstance(value, Mapping):
-        return set().union(*map(references, value.values()))
-    if isinstance(value, list):
-        return set().union(*map(references, value))
-    return set(_REFERENCE.findall(value)) if isinstance(value, str) and "${" in value else set()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from torchtune.config._adapters import adapter_faults
+from torchtune.config._data_checks import data_checks
 from torchtune.config._inference_schema import EvalConfig as EvalConfig
 from torchtune.config._inference_schema import GenerateConfig as GenerateConfig
 from torchtune.config._inference_schema import InferenceConfig as InferenceConfig
@@ -53,10 +54,15 @@ class TrainConfig:
     num_workers: Annotated[int, AtLeast(0)] = 0  # loader processes; 0: samples are made in the training process
     data_workers: Annotated[int, AtLeast(0)] | None = None  # processes that tokenise before training; None: by cores
     data_cache: bool = True  # keep what was tokenised of large data below ~/.cache/torchtune/data, for the next run
+    data_checks: Mapping[str, Any] = field(default_factory=dict)  # the name of a check -> off, warn or error
     pin_memory: bool | None = None  # page-locked batches; None: when the device is a GPU
+
+    mixture_stop: Literal["first_exhausted", "all_exhausted"] | None = None  # end of an epoch of weighted datasets
+    group_by_length: bool = False  # put samples of like length into a step, so that less is padded
 
     # Steps
     epochs: Count = 1
+    max_steps: Count | None = None  # optimizer steps of the whole run, in place of epochs; None: epochs
     max_steps_per_epoch: Count | None = None  # optimizer steps; None: the whole dataset
     gradient_accumulation_steps: Count = 1  # micro-batches per optimizer step
     optimizer: Component = field(default_factory=_adamw)
@@ -116,7 +122,9 @@ class TrainConfig:
     fake_quant_after_n_steps: int | None = later(None, None, feature="quantization-aware training")
     layer_dropout: Mapping[str, Any] | None = later(None, None, feature="layer dropout")
     early_exit_loss: Mapping[str, Any] | None = later(None, None, feature="the early-exit loss")
-    datasets: Any = later(None, None, feature="the weighted multi-dataset loader", instead="a list under `dataset`")
+    datasets: Any = later(
+        None, None, feature="the `datasets` list", instead="a list under `dataset`, whose entries may have a `weight`"
+    )
     dataloader: Any = later(
         None, None, feature="the `dataloader` mapping", instead="the keys num_workers, pin_memory and shuffle"
     )
@@ -231,7 +239,30 @@ def _kept(v: Values) -> tuple[str, str] | None:
     return None
 
 
+def _mixture(v: Values) -> tuple[str, str] | None:
+    entries = v["dataset"] if isinstance(v["dataset"], list) else []
+    weights = [node.get("weight") for node in entries]
+    if None in weights and set(weights) != {None}:
+        return "dataset", "some of the datasets in the list have a weight and some have none; give it to all or to none"
+    for number, weight in enumerate(weights):
+        if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0):
+            return f"dataset.{number}.weight", f"dataset.{number}.weight must be a number above 0, found {weight!r}"
+    if v["mixture_stop"] is not None and not any(weights):
+        return "mixture_stop", "mixture_stop is read only where `dataset` is a list whose entries have a weight"
+    return None
+
+
+def _validation_data(v: Values) -> tuple[str, str] | None:
+    nodes = v.get("dataset_val")
+    for node in nodes if isinstance(nodes, list) else [nodes or {}]:
+        if "weight" in node:
+            return "dataset_val", "dataset_val: every sample counts once, so its entries have no weight; leave it out"
+        if node.get("streaming"):
+            return "dataset_val", "dataset_val: a validation set is read whole; leave out streaming: True"
+    return None
+
+
 _RULES: tuple[Rule, ...] = (
     _in_backward, _in_backward_clip, _offloading, _half_on_cpu, _selective, _validation, _compile_parts, _kept,
-    device_name,
+    _mixture, _validation_data, data_checks, device_name,
 )  # fmt: skip
