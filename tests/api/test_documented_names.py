@@ -171,8 +171,7 @@ def parameter_differences(name: str, wanted: inspect.Parameter, actual: inspect.
         if default is wanted.empty:
             yield name, f"{name} must be given"
     elif wanted.default is wanted.empty:
-        if default is not wanted.empty:
-            yield name, f"{name} may be left out"
+        return  # whoever gives it is understood
     elif default is wanted.empty or plain(default) != plain(wanted.default):
         yield name, f"{name} is {default!r} by default, not {wanted.default!r}"
 
