@@ -1,4 +1,4 @@
-"""Llamas of a few thousand weights, with true tokenizers, in the layouts that the guides download."""
+"""Models of a few thousand weights in the layouts that the guides download; Llamas with true tokenizers."""
 
 import json
 import shutil
@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from hf_folders import CHATML, families, save
 from tiny_run import SIZES, make_model
 from tokenizer_files import llama3_tokenizer_json
 
@@ -17,6 +18,8 @@ from torchtune.models._llama3_tokenizer import LLAMA3_SPECIAL_TOKENS
 # The sizes of ``tiny_run.make_model`` as a model builder's arguments.
 BUILDER = {"num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "embed_dim": 64, "intermediate_dim": 128}
 BUILDER |= {"max_seq_len": 4096}
+# The models of other families, by the name up to the size: type, and chat template.
+_FAMILIES = {"Qwen3": ("qwen3", CHATML), "SmolLM2": ("llama", None)}
 _VOCABULARY = {"llama2": 32_000, "llama3": 128_256}
 
 
@@ -40,8 +43,19 @@ def vocab_size(name: str) -> int:
 
 
 def hugging_face_folder(folder: Path) -> None:
-    """What the Hub holds of a Llama: Hugging Face's format, and Meta's in ``original``."""
+    """What the Hub holds of a model; of a Llama Hugging Face's format, and Meta's in ``original``."""
     name = folder.name
+    if kind := _FAMILIES.get(name.partition("-")[0]):
+        model_type, template = kind
+        save(
+            folder,
+            families()[model_type],
+            template,
+            hidden_size=64,
+            intermediate_size=128,
+            max_position_embeddings=4096,
+        )
+        return
     make_model(folder, tied="3.2" in name, vocab_size=vocab_size(name), dtype=torch.bfloat16)
     shutil.copyfile(tokenizer_file(name), folder / "tokenizer.model")
     if generation_of(name) == "llama3":

@@ -67,6 +67,8 @@ class Reader:
         """Do what a block says."""
         if block.language == "yaml":
             return self._keep(block)
+        if block.file:
+            return (self.work / block.file).write_text(self.here(block.text))
         if block.language == "python" and block.needs:
             return compile(block.text, f"{block.page.name}:{block.line}", "exec")
         if block.language == "python":
@@ -142,8 +144,10 @@ def _overrides(reader: Reader, config: dict) -> dict[str, object]:
     name, builder = family.rpartition(".")[2], model.rpartition(".")[2]
     adapted = "lora_" in builder
     _provide(reader, config, name)
-    settings = {**paths, "model": f"{family}.{'lora_' * adapted}{name}", "model.vocab_size": vocab_size(name)}
-    settings |= {f"model.{key}": value for key, value in BUILDER.items()}
+    settings = dict(paths)
+    if "checkpoint_dir" not in config["model"]:  # else the folder says what the model is
+        settings |= {"model": f"{family}.{'lora_' * adapted}{name}", "model.vocab_size": vocab_size(name)}
+        settings |= {f"model.{key}": value for key, value in BUILDER.items()}
     if adapted:
         settings |= {"model.lora_rank": 4, "model.quantize_base": builder.startswith("qlora_")}
     settings["device"] = "cpu"
@@ -196,6 +200,13 @@ def _shows_help(reader: Reader, command: str) -> Iterator[str]:
     yield f"{program} {REPO / script} --help > help.txt && {options} true"
 
 
+def _names_tests(reader: Reader, command: str) -> Iterator[str]:
+    """The family is the reader's own, so nothing is run; the tests that are named must be there."""
+    program, path, *_ = shlex.split(command)
+    assert program == "pytest" and (REPO / path).exists(), command
+    yield from ()
+
+
 _REDUCED = {
     None: _as_it_stands,
     "a download": _from_the_hub,
@@ -203,6 +214,7 @@ _REDUCED = {
     "GPUs": _small,
     "an install": _installs,
     "a benchmark": _shows_help,
+    "a family of your own": _names_tests,
 }
 
 
@@ -219,7 +231,7 @@ def test_a_reader_can_follow_the_page(page, tmp_path, hub):
     for block in blocks(page):
         if block.is_output:
             _check_output(block, reader.output)
-        elif block.language in ("bash", "python", "yaml"):
+        elif block.file or block.language in ("bash", "python", "yaml"):
             reader.follow(block)
 
 
