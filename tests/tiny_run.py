@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,7 @@ import yaml
 from safetensors.torch import save_file
 from tokenizer_files import byte_tokenizer
 
+from torchtune.cli import main as tune
 from torchtune.utils import get_logger
 from torchtune.utils.exit_codes import exits_cleanly
 
@@ -130,6 +132,10 @@ class TinyRun:
         """Run through the CLI to the end."""
         return self.call(self.command(out, *words, processes=processes), **env)
 
+    def tune(self, *words: str) -> Ended:
+        """A command line of `tune` to its end, in a forked process."""
+        return wait_for([Child(list(words), 0, 1, 0, self.root, tune)])
+
     def call(self, command: list[str], **env: str) -> Ended:
         """Run a command line to the end."""
         done = subprocess.run(command, env=environment(**env), cwd=self.root, capture_output=True, text=True)
@@ -198,14 +204,16 @@ class TinyRun:
 
 
 class Child:
-    """A forked process that runs the recipe as one of ``size``."""
+    """A forked process that runs the recipe as one of ``size``, or another program."""
 
-    def __init__(self, argv: list[str], rank: int, size: int, port: int, root: Path) -> None:
+    def __init__(
+        self, argv: list[str], rank: int, size: int, port: int, root: Path, program: Callable | None = None
+    ) -> None:
         self.files = [root / f"fork-{rank}.out", root / f"fork-{rank}.err"]
         sys.stdout.flush(), sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            _become_worker(argv, rank, size, port, self.files)
+            _become_worker(argv, rank, size, port, self.files, program)
 
     def wait(self) -> Ended:
         _, status = os.waitpid(self.pid, 0)
@@ -213,7 +221,9 @@ class Child:
         return Ended(os.waitstatus_to_exitcode(status), out, err)
 
 
-def _become_worker(argv: list[str], rank: int, size: int, port: int, files: list[Path]) -> None:
+def _become_worker(
+    argv: list[str], rank: int, size: int, port: int, files: list[Path], program: Callable | None
+) -> None:
     code = 1
     try:
         for number, path in zip((1, 2), files):
@@ -225,7 +235,7 @@ def _become_worker(argv: list[str], rank: int, size: int, port: int, files: list
         _fresh_logging()
         os.chdir(files[0].parent)
         get_logger("INFO")
-        exits_cleanly(recipe().main)(argv)
+        (program or exits_cleanly(recipe().main))(argv)
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)

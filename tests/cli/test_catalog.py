@@ -91,7 +91,7 @@ def test_unknown_names_get_the_nearest(folder, search, wrong, right):
         ("llama3/8B_qat_lora.yaml", "qat"),
         ("qat_lora_finetune_distributed", "qat"),
         ("llama3_2/8B_to_1B_KD_lora_single_device", "kd"),
-        ("mistral/7B_lora", "the model family mistral"),
+        ("llama4/scout_17B_16E_lora", "the model family llama4"),
         ("recipes/configs/llama3_2_vision/11B_lora_single_device.yaml", "the model family llama3_2_vision"),
     ],
 )

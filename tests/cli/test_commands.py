@@ -20,6 +20,7 @@ LIGHT = {
     "cp": ["llama3_2/1B_full", "copy.yaml"],
     "cat": ["llama3_2/1B_full"],
     "validate": ["llama3_2/1B_full"],
+    "data": ["--help"],
     "chat": ["--help"],
 }
 MEASURE = """

@@ -10,6 +10,7 @@ from torchtune.data import (
     padded_collate_packed,
     padded_collate_sft,
 )
+from torchtune.data._collate import collate_packs
 from torchtune.errors import ConfigError, DataError
 
 SFT = [{"tokens": [1, 2, 3], "labels": [4, 5, 6]}, {"tokens": [7], "labels": [10]}]
@@ -118,3 +119,12 @@ def test_packed_stacks_and_adds_the_mask():
 def test_packed_refuses_two_lengths():
     with pytest.raises(DataError, match=r"\[3, 4\]"):
         padded_collate_packed([_pack([2, 2]), _pack([3])])
+
+
+def test_cuts_say_the_same_as_the_mask():
+    packs = [_pack([2, 2]), _pack([4])]
+    cut, masked = collate_packs(packs), padded_collate_packed(packs)
+    assert cut["mask"].to(torch.device("cpu")) is cut["mask"]
+    assert cut["mask"].lengths == ((2, 2), (4,))
+    assert torch.equal(cut["mask"].mask(torch.device("cpu")), masked["mask"])
+    assert all(torch.equal(cut[key], masked[key]) for key in ("tokens", "labels", "input_pos"))

@@ -57,8 +57,9 @@ def test_message_keeps_parts():
 
 
 def test_message_from_dict():
-    full = {"role": "assistant", "content": "x", "masked": True, "ipython": True, "eot": False}
-    assert Message.from_dict(full) == Message("assistant", "x", True, True, False)
+    full = {"role": "assistant", "content": "x", "masked": True, "ipython": True, "eot": False, "name": "n"}
+    assert Message.from_dict(full) == Message("assistant", "x", True, True, False, name="n")
+    assert Message.from_dict({"role": "tool", "content": "x", "tool_call_id": "c"}).tool_call_id == "c"
     assert Message.from_dict({"role": "user", "content": "x", "id": 3}) == Message("user", "x")
     assert Message("user", "x") != Message("user", "x", masked=True)
     with pytest.raises(DataError, match="no 'content'"):
@@ -202,7 +203,7 @@ def test_openai_parts_and_what_is_refused():
     assert message.content == [{"type": "text", "content": "hi"}, {"type": "text", "content": "ho"}]
     for turn, said in (
         ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "'image_url'"),
-        ({"role": "assistant", "content": None, "tool_calls": [{"id": 1}]}, "tool_calls"),
+        ({"role": "assistant", "content": None, "tool_calls": [{"id": 1}]}, "a tool call is {'id': 1}"),
         ({"role": "assistant", "content": None}, "'content' is empty"),
         ({"role": "developer", "content": "x"}, "developer"),
     ):

@@ -27,6 +27,14 @@ def test_template_surrounds_content_by_role():
     assert _parts(messages[1]) == ["U"]  # the messages themselves stay as they are
 
 
+def test_template_keeps_what_else_a_message_has():
+    called = Message("assistant", [{"type": "tool_call", "content": {"name": "f", "arguments": {}}}])
+    told = Message("tool", "2", name="f", tool_call_id="c1")
+    made = PromptTemplate({"tool": ("<", ">"), "assistant": ("", "!")})([called, told])
+    assert made[0].tool_calls == called.tool_calls and _parts(made[1]) == ["<", "2", ">"]
+    assert (made[1].name, made[1].tool_call_id) == ("f", "c1")
+
+
 def test_template_keeps_images_in_place():
     parts = [{"type": "image", "content": "I"}, {"type": "text", "content": "t"}]
     assert _parts(PromptTemplate({"user": ("a", "b")})([Message("user", parts)])[0]) == ["a", "I", "t", "b"]

@@ -1,28 +1,12 @@
 """Every builder on small local data: which text is trained on, and what becomes of wrong rows."""
 
 import json
-from collections.abc import Mapping
 
 import pytest
+from letters import Letters
 
 from torchtune import datasets
 from torchtune.errors import ConfigError, DataError
-
-
-class Letters:
-    """A tokenizer whose ids are code points; 2 begins a text and 3 ends it."""
-
-    pad_id, bos_id, eos_id = 1, 2, 3
-
-    def __init__(self, max_seq_len: int | None = 200) -> None:
-        self.max_seq_len = max_seq_len
-
-    def encode(self, text: str, add_bos: bool = True, add_eos: bool = True) -> list[int]:
-        return [self.bos_id] * add_bos + list(map(ord, text)) + [self.eos_id] * add_eos
-
-    def __call__(self, sample: Mapping, inference: bool = False) -> dict:
-        parts = [(ord(letter), message.masked) for message in sample["messages"] for letter in message.text_content]
-        return {"tokens": [token for token, _ in parts], "mask": [masked for _, masked in parts]}
 
 
 def text(tokens: list[int]) -> str:
@@ -74,6 +58,43 @@ def test_packed(name, write):
     packs = getattr(datasets, name)(Letters(max_seq_len=16), source=write(row, row, row), packed=True, **options)
     assert len(packs) == 2
     assert trained(packs[0]["labels"].tolist()) == "33"
+
+
+@pytest.mark.parametrize("name", ["instruct_dataset", "slimorca_dataset", "chat_dataset"])
+def test_what_is_trained_on_by_strategy(name, write):
+    row, options = INSTRUCTIONS[name]
+    for strategy, expected in (("train_on_all", "Add 1 23"), ("train_on_last", "3"), (["user"], "Add 1 2")):
+        sample = getattr(datasets, name)(Letters(), source=write(row), masking_strategy=strategy, **options)[0]
+        assert trained(sample["labels"]) == expected
+    with pytest.raises(ConfigError, match="contradicts"):
+        getattr(datasets, name)(
+            Letters(), source=write(row), train_on_input=True, masking_strategy="train_on_last", **options
+        )
+
+
+def test_alpaca_by_strategy(write):
+    source = write({"instruction": "Add", "output": "3"})
+    assert trained(datasets.alpaca_dataset(Letters(), source=source)[0]["labels"]).startswith("Below")
+    for options in ({"train_on_input": False}, {"masking_strategy": "train_on_assistant"}, {"masking_strategy": None}):
+        sample = datasets.alpaca_dataset(Letters(), source=source, **options)[0]
+        assert (trained(sample["labels"]) == "3") == (options != {"masking_strategy": None})
+
+
+def test_further_columns_of_a_dialogue(write):
+    rows = write({"talk": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}], "told": "S"})
+    options = {"conversation_column": "talk", "conversation_style": "sharegpt"}
+    sample = datasets.chat_dataset(Letters(), source=rows, column_map={"system": "told"}, **options)[0]
+    assert text(sample["tokens"]) == "SHiHo" and trained(sample["labels"]) == "Ho"
+
+
+def test_how_packs_are_filled(write):
+    """Best fit puts the first and the last together, greedy packing neighbours only."""
+    rows = [{"input": "", "output": "x" * length} for length in (7, 5, 3)]
+    for packed, expected in ((True, [[7, 3], [5, 5]]), ("best_fit", [[7, 3], [5, 5]]), ("greedy", [[7, 3], [5, 3, 2]])):
+        packs = datasets.instruct_dataset(Letters(10), source=write(*rows), packed=packed)
+        assert [pack["seq_lens"].tolist() for pack in packs] == expected  # what is left is padding
+    with pytest.raises(ConfigError, match="strategy is 'tight'; it must be one of best_fit, greedy"):
+        datasets.instruct_dataset(Letters(10), source=write(*rows), packed="tight")
 
 
 def test_columns_are_mapped(write):

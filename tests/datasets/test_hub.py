@@ -35,8 +35,6 @@ def test_other_arguments_reach_load_dataset(folder):
     assert not rows.is_local and rows[3] == ROWS[3]
     with pytest.raises(ConfigError, match="does not accept these arguments.*nonsense"):
         load_rows("json", data_files="a.jsonl", cache_dir=str(folder / "cache"), nonsense=1)
-    with pytest.raises(ConfigError, match="streaming"):
-        load_rows("json", data_files="a.jsonl", streaming=True)
 
 
 def test_a_wrong_split_names_those_there_are(folder):

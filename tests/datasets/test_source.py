@@ -117,7 +117,7 @@ def test_rows_know_their_file_and_line(folder):
 def test_unusable_json_is_refused_with_file_and_line(folder, content, message):
     name = write(folder / "x.json", content)
     with pytest.raises(DataError, match=message):
-        load_rows("json", data_files=name)
+        rows_of("json", data_files=name)
 
 
 def test_csv_rows_are_text(folder):
@@ -156,7 +156,7 @@ def test_csv_cells_may_be_long(folder):
 def test_unusable_csv_is_refused_with_file_and_line(folder, content, message):
     name = write(folder / "x.csv", content)
     with pytest.raises(DataError, match=message):
-        load_rows("csv", data_files=name)
+        rows_of("csv", data_files=name)
 
 
 def test_missing_files_and_arguments(folder):

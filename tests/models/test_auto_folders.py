@@ -157,7 +157,7 @@ def test_another_architecture_is_refused_by_name(read, change, said, folder):
         read(str(_edit(folder, **change)))
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "fp8", "mxfp4"])
+@pytest.mark.parametrize("method", ["gptq", "awq", "fp8"])
 def test_quantised_weights_are_refused_by_name(method, folder):
     _edit(folder, quantization_config={"quant_method": method, "bits": 4})
     model = _build(folder)

@@ -19,6 +19,7 @@ _COMMANDS = {
     "cat": "print a config",
     "run": "run a recipe on one device or, with torchrun's options, on many",
     "validate": "check a config without running it",
+    "data": "show what a config's data becomes, without a model",
     "chat": "talk to a model in the terminal",
     "export": "write a checkpoint in the format of another program",
     "upload": "publish a model on the Hugging Face Hub, with a card of how it was made",
@@ -76,12 +77,13 @@ def _parser(command: str) -> _Parser:
     """The parser of `tune`, complete for one sub-command; the others are names with a line of help."""
     parser = _Parser(
         prog="tune",
+        usage=f"tune [-h] {{{','.join(commands())}}} ...",
         description="Welcome to the torchtune CLI!",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"torchtune {__version__}", help=argparse.SUPPRESS)
-    subparsers = parser.add_subparsers(title="commands")
+    subparsers = parser.add_subparsers(title="commands", prog="tune")
     for name, text in commands().items():
         if name == command:
             import_module(f"torchtune.cli.{name}").add_parser(subparsers)

@@ -240,6 +240,8 @@ def _kept(v: Values) -> tuple[str, str] | None:
 
 
 def _mixture(v: Values) -> tuple[str, str] | None:
+    if isinstance(node := v["dataset"], Mapping) and "weight" in node and "mixture_stop" not in node:
+        return "dataset.weight", "dataset.weight is of an entry of a list of datasets; one dataset needs none"
     entries = v["dataset"] if isinstance(v["dataset"], list) else []
     weights = [node.get("weight") for node in entries]
     if None in weights and set(weights) != {None}:

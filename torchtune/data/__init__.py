@@ -31,6 +31,7 @@ from torchtune.data._prompt_templates import (
     QuestionAnswerTemplate,
     SummarizeTemplate,
 )
+from torchtune.data._stream_loader import StreamLoader
 from torchtune.data._utils import (
     truncate,
 )
@@ -39,6 +40,6 @@ __all__ = [
     "CROSS_ENTROPY_IGNORE_IDX", "AlpacaToMessages", "ChatMLTemplate", "ChosenRejectedToMessages",
     "GrammarErrorCorrectionTemplate", "InputOutputToMessages", "MaskingStrategy", "Message", "OpenAIToMessages",
     "PromptTemplate", "PromptTemplateInterface", "QuestionAnswerTemplate", "Role", "ShareGPTToMessages",
-    "StepLoader", "SummarizeTemplate", "left_pad_sequence", "mask_messages", "padded_collate", "padded_collate_dpo",
+    "StepLoader", "StreamLoader", "SummarizeTemplate", "left_pad_sequence", "mask_messages", "padded_collate", "padded_collate_dpo",
     "padded_collate_packed", "padded_collate_sft", "truncate", "validate_messages", "validation_batches",
 ]  # fmt: skip

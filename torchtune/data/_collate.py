@@ -6,7 +6,8 @@ A batch is a dict of tensors; ``B`` is the number of rows and ``S`` their common
 - ``labels`` ``[B, S]`` int64: the same ids where they are trained on, -100 elsewhere. They are NOT shifted:
   ``labels[:, i]`` belongs to ``tokens[:, i]``, and the recipe drops the first label and appends a -100, once;
 - ``input_pos`` ``[B, S]`` int64, only when packed: the position of each token in its own document;
-- ``mask`` ``[B, S, S]`` bool, only when packed: True where the row's token may look at the column's.
+- ``mask`` ``[B, S, S]`` bool, only when packed: True where the row's token may look at the column's; or
+  :class:`~torchtune.modules.attention_utils.Documents`, which says the same by where documents are cut.
 
 The label of the first token of every packed document is -100, so the one shift never asks a document's last token to
 predict the beginning of the next.
@@ -22,6 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from torchtune.data._packing import block_causal_mask
 from torchtune.errors import ConfigError, DataError
+from torchtune.modules.attention_utils import Documents
 
 CROSS_ENTROPY_IGNORE_IDX = -100  # torch.nn.functional.cross_entropy's default ignore_index
 
@@ -90,6 +92,13 @@ def padded_collate_packed(batch: list[dict[str, Tensor | list[int]]]) -> dict[st
     """Packs of one length as one batch, with the mask that keeps each token to its own document."""
     collated = {key: _stack([pack[key] for pack in batch]) for key in ("tokens", "labels", "input_pos")}
     collated["mask"] = block_causal_mask([torch.as_tensor(pack["seq_lens"]) for pack in batch])
+    return collated
+
+
+def collate_packs(batch: list[dict[str, Tensor | list[int]]]) -> dict[str, Tensor | Documents]:
+    """As :func:`padded_collate_packed`, but ``mask`` says where the documents are cut instead of who sees whom."""
+    collated = {key: _stack([pack[key] for pack in batch]) for key in ("tokens", "labels", "input_pos")}
+    collated["mask"] = Documents(tuple(tuple(map(int, pack["seq_lens"])) for pack in batch))
     return collated
 
 

@@ -1,37 +1,24 @@
-"""Which samples belong to which step: one integer over a permutation that the seed gives, whatever the process count.
+"""Which samples belong to which step: one integer over an order that the seed gives, whatever the process count.
 
-Step ``s`` of an epoch uses ``permutation[s * G : (s + 1) * G]`` with ``G = batch_size * world_size * accumulation``.
+Step ``s`` of an epoch uses ``order[s * G : (s + 1) * G]`` with ``G = batch_size * world_size * accumulation``.
 Micro-batch ``m`` of rank ``r`` is the ``(m * world_size + r)``-th group of ``batch_size`` in it, so one process with
 accumulation ``2A`` and two processes with ``A`` see the same samples in every step.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from torchtune.data._collate import CROSS_ENTROPY_IGNORE_IDX
+from torchtune.data._order import EpochOrder, LengthGroupedOrder
 from torchtune.errors import DataError
 
 Batch = Any
 Collate = Callable[[list[Any]], Batch]
-
-_EPOCH_STRIDE = 1_000_003  # a prime, so that neighbouring seeds and epochs do not share permutations in practice
-
-
-class EpochOrder:
-    """The order of the samples in each epoch; draws nothing from the global random state."""
-
-    def __init__(self, length: int, *, seed: int, shuffle: bool) -> None:
-        self.length, self.seed, self.shuffle = length, seed, shuffle
-
-    def indices(self, epoch: int) -> torch.Tensor:
-        """Sample numbers in the order of this epoch, ``[length]`` int64."""
-        if not self.shuffle:
-            return torch.arange(self.length)
-        generator = torch.Generator().manual_seed((self.seed * _EPOCH_STRIDE + epoch) % 2**63)
-        return torch.randperm(self.length, generator=generator)
 
 
 class StepLoader:
@@ -41,6 +28,7 @@ class StepLoader:
         batch_size: samples per micro-batch and process
         gradient_accumulation_steps: micro-batches per step
         num_workers: processes that prepare batches; 0 prepares them in this one. The batches are the same.
+        lengths: tokens of every sample; where given, samples of like length meet in a step
         drop_last: leave out the samples at the end of an epoch that do not fill a step. When False they make one
             more step, and a process for which none is left gets a batch with no target.
 
@@ -61,13 +49,16 @@ class StepLoader:
         world_size: int = 1,
         num_workers: int = 0,
         pin_memory: bool = False,
+        lengths: np.ndarray | None = None,
         drop_last: bool = True,
     ) -> None:
         self.batch_size, self.accumulation = batch_size, gradient_accumulation_steps
         self.rank, self.world_size = rank, world_size
-        self.order = EpochOrder(len(dataset), seed=seed, shuffle=shuffle)
         self.samples_per_step = batch_size * world_size * gradient_accumulation_steps
-        self.steps_per_epoch = self._count_steps(len(dataset), drop_last)
+        order_of = dataset.epoch_order if hasattr(dataset, "epoch_order") else partial(EpochOrder, len(dataset))
+        order = order_of(seed=seed, shuffle=shuffle)
+        self.order = order if lengths is None else LengthGroupedOrder(order, lengths, self.samples_per_step, seed=seed)
+        self.steps_per_epoch = self._count_steps(order.length, drop_last)
         self._plan = _Plan()
         self._loader = DataLoader(
             _Batches(dataset, collate_fn),

@@ -1,6 +1,6 @@
 """A message of a dialogue: who speaks, what, and whether the model is trained on it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
@@ -16,11 +16,15 @@ class Message:
 
     Args:
         role: ``ipython`` and ``tool`` give the result of a tool call.
-        content: a text, or parts such as ``{"type": "text", "content": "..."}`` and
-            ``{"type": "image", "content": image}``; kept as parts.
+        content: a text, or parts, as which it is kept: ``{"type": "text", "content": "..."}``,
+            ``{"type": "image", "content": image}``, and a call of a tool,
+            ``{"type": "tool_call", "content": {"name": "f", "arguments": {"x": 1}, "id": "c1"}}``, whose id may be
+            absent.
         masked: True: the model sees the message and is not trained on it.
-        ipython: the assistant's message is a call of a tool, to be run.
+        ipython: the text of the assistant's message is itself a call of a tool, to be run as it stands.
         eot: the message ends the turn; False where a tool's result comes before the assistant goes on.
+        name: of who speaks, or of the function that gave this result.
+        tool_call_id: the call that this result answers.
 
     Raises:
         DataError: the role is unknown, the content is not of this form, or something other than an assistant's text
@@ -34,12 +38,17 @@ class Message:
         masked: bool = False,
         ipython: bool = False,
         eot: bool = True,
+        *,
+        name: str | None = None,
+        tool_call_id: str | None = None,
     ) -> None:
         self.role = role
         self.content = [{"type": "text", "content": content}] if isinstance(content, str) else content
         self.masked = masked
         self.ipython = ipython
         self.eot = eot
+        self.name = name
+        self.tool_call_id = tool_call_id
         self._check()
 
     @classmethod
@@ -47,7 +56,8 @@ class Message:
         """A message from a mapping with the constructor's names; all but ``role`` and ``content`` may be left out."""
         if missing := [name for name in ("role", "content") if name not in d]:
             raise DataError(f"a message has no {' and no '.join(map(repr, missing))}; it has {sorted(d)}")
-        return cls(d["role"], d["content"], d.get("masked", False), d.get("ipython", False), d.get("eot", True))
+        others = ("masked", "ipython", "eot", "name", "tool_call_id")
+        return cls(d["role"], d["content"], **{name: d[name] for name in others if name in d})
 
     def get_media(self) -> list[Any]:
         """The images, in order."""
@@ -62,6 +72,11 @@ class Message:
     def text_content(self) -> str:
         """The text parts, joined."""
         return "".join(part["content"] for part in self.content if part["type"] == "text")
+
+    @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """The calls of tools, in order."""
+        return [part["content"] for part in self.content if part["type"] == "tool_call"]
 
     def __repr__(self) -> str:
         parts = [part["content"] if part["type"] == "text" else f"<{part['type']}>" for part in self.content]
@@ -83,6 +98,8 @@ class Message:
         if self.ipython and (self.role != "assistant" or self.contains_media):
             what = "holds an image" if self.contains_media else f"is from {self.role!r}"
             raise DataError(f"only a text from the assistant can be a tool call (ipython=True); this message {what}")
+        if self.tool_calls and self.role != "assistant":
+            raise DataError(f"only the assistant calls tools; a message from {self.role!r} does")
 
 
 class MaskingStrategy(StrEnum):
@@ -93,32 +110,41 @@ class MaskingStrategy(StrEnum):
     TRAIN_ON_LAST = "train_on_last"
 
 
-def mask_messages(messages: list[Message], masking_strategy: MaskingStrategy | str) -> None:
+def mask_messages(messages: list[Message], masking_strategy: MaskingStrategy | str | Sequence[Role]) -> None:
     """Set ``masked`` of each message, in place.
 
     Args:
         masking_strategy: ``train_on_all`` masks none, ``train_on_assistant`` all but the assistant's, ``train_on_last``
-            all but the assistant's last.
+            all but the assistant's last; a list of roles all but theirs.
 
     Raises:
-        ConfigError: there is no such strategy.
+        ConfigError: there is no such strategy or role.
     """
     strategy = check_masking_strategy(masking_strategy)
-    trained = [i for i, m in enumerate(messages) if m.role == "assistant" or strategy is MaskingStrategy.TRAIN_ON_ALL]
+    roles = strategy if isinstance(strategy, tuple) else ("assistant",)
+    trained = [i for i, m in enumerate(messages) if strategy is MaskingStrategy.TRAIN_ON_ALL or m.role in roles]
     if strategy is MaskingStrategy.TRAIN_ON_LAST:
         trained = trained[-1:]
     for index, message in enumerate(messages):
         message.masked = index not in trained
 
 
-def check_masking_strategy(masking_strategy: MaskingStrategy | str) -> MaskingStrategy:
-    """The strategy of that name.
+def check_masking_strategy(
+    masking_strategy: MaskingStrategy | str | Sequence[Role],
+) -> MaskingStrategy | tuple[Role, ...]:
+    """The strategy of that name, or the roles.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such strategy or role.
     """
+    is_roles = isinstance(masking_strategy, list | tuple) and len(masking_strategy) > 0
+    if is_roles and all(role in get_args(Role) for role in masking_strategy):
+        return tuple(masking_strategy)
     if masking_strategy not in list(MaskingStrategy):
-        raise ConfigError(f"masking_strategy is {masking_strategy!r}; expected one of {', '.join(MaskingStrategy)}")
+        raise ConfigError(
+            f"masking_strategy is {masking_strategy!r}; expected one of {', '.join(MaskingStrategy)}, or a list of "
+            f"roles from {', '.join(get_args(Role))}"
+        )
     return MaskingStrategy(masking_strategy)
 
 

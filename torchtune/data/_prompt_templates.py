@@ -1,5 +1,6 @@
 """Text around the messages of a dialogue, for models and tasks that expect a certain wording."""
 
+import copy
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, get_args
@@ -67,8 +68,9 @@ QuestionAnswerTemplate = functools.partial(PromptTemplate, template={"user": ("Q
 
 def surround(message: Message, before: str, after: str) -> Message:
     """A copy of the message with a text before and after its content."""
-    parts = [*_text_parts(before), *message.content, *_text_parts(after)]
-    return Message(message.role, parts, message.masked, message.ipython, message.eot)
+    dressed = copy.copy(message)
+    dressed.content = [*_text_parts(before), *message.content, *_text_parts(after)]
+    return dressed
 
 
 def _text_parts(text: str) -> list[dict[str, str]]:

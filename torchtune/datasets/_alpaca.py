@@ -1,11 +1,13 @@
 """Alpaca-shaped instruction data: columns instruction, input (may be empty or absent) and output."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from torchtune.data._message_transforms import AlpacaToMessages
-from torchtune.datasets._packed import PackedDataset, pack_to_fit
+from torchtune.data._messages import Role
+from torchtune.datasets._packed import PackedDataset
+from torchtune.datasets._packed_stream import PackedStream, pack_to_fit
 from torchtune.datasets._sft import SFTDataset
 
 
@@ -15,30 +17,33 @@ def alpaca_dataset(
     source: str = "tatsu-lab/alpaca",
     column_map: dict[str, str] | None = None,
     train_on_input: bool = True,
-    packed: bool = False,
+    packed: bool | str = False,
     filter_fn: Callable | None = None,
     split: str = "train",
+    masking_strategy: str | Sequence[Role] | None = None,
     **load_dataset_kwargs: Any,
-) -> SFTDataset | PackedDataset:
+) -> SFTDataset | PackedDataset | PackedStream:
     """Instructions and answers as in https://huggingface.co/datasets/tatsu-lab/alpaca, or own data of that shape.
 
     Args:
         source: a Hub dataset; a JSON, CSV or Parquet file; or ``json``, ``csv``, ``parquet`` with ``data_files=...``
         column_map: the names that instruction, input and output have in the data, where they differ
         train_on_input: False masks the prompt, so that only the answer is learnt
-        packed: fill sequences of ``tokenizer.max_seq_len`` with several samples each
+        packed: fill sequences of ``tokenizer.max_seq_len`` with several samples each, as well as
+            possible (True, ``best_fit``) or as torchtune does (``greedy``)
         filter_fn: which rows to keep
+        masking_strategy: says more exactly what is learnt, see :func:`~torchtune.data.mask_messages`
         load_dataset_kwargs: see :class:`~torchtune.datasets.SFTDataset`
     """
     dataset = SFTDataset(
         source=source,
-        message_transform=AlpacaToMessages(train_on_input=train_on_input, column_map=column_map),
+        message_transform=AlpacaToMessages(None if train_on_input else False, column_map, masking_strategy),
         model_transform=tokenizer,
         filter_fn=filter_fn,
         split=split,
         **load_dataset_kwargs,
     )
-    return pack_to_fit(dataset, tokenizer) if packed else dataset
+    return pack_to_fit(dataset, tokenizer, packed)
 
 
 # https://huggingface.co/datasets/yahma/alpaca-cleaned: the same data with its known faults mended

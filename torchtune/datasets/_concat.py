@@ -27,6 +27,11 @@ class ConcatDataset(Dataset):
             raise ConfigError(f"ConcatDataset needs datasets that are all packed or all not packed, found {found}")
         self._datasets, self.packed = list(datasets), kinds.pop()
 
+    @property
+    def datasets(self) -> list[Dataset]:
+        """The datasets, in their order."""
+        return self._datasets
+
     @cached_property
     def _ends(self) -> list[int]:
         return list(accumulate(map(len, self._datasets)))  # packs are made when they are counted

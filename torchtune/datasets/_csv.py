@@ -1,71 +1,86 @@
 """CSV and TSV files: a header line, then rows of text."""
 
 import csv
-import hashlib
-import io
 import sys
-from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import BinaryIO
 
-from torchtune.datasets._json import decode_utf8
-from torchtune.datasets._rows import Table
+from torchtune.datasets._records import Record, decode_utf8, lines
+from torchtune.datasets._rows import Row
 from torchtune.errors import DataError
 
 
-def read_csv(path: Path, delimiter: str = ",") -> Table:
-    """The rows of a file as dicts of strings; an empty cell is an empty string.
+class Csv:
+    """Rows as dicts of strings; an empty cell is an empty string, and blank lines are no rows."""
 
-    Raises:
-        DataError: no or doubtful header, a row with another number of cells, an open quote, not UTF-8
-    """
-    raw = path.read_bytes()
-    lines = csv.reader(io.StringIO(decode_utf8(raw, path), newline=""), delimiter=delimiter, strict=True)
-    rows, numbers = [], array("q")
-    with _fields_of_any_length():
-        header = _check_header(next(_cells(lines, path), (0, []))[1], path, delimiter)
-        for line, cells in _cells(lines, path):
-            if len(cells) != len(header):
-                raise DataError(
-                    f"{path}, line {line}: {len(cells)} cells, and the header has {len(header)} ({', '.join(header)}). "
-                    'Put text that contains the delimiter in quotes, and double the quotes in it: "say ""hi"""'
-                )
-            rows.append(dict(zip(header, cells)))
-            numbers.append(line)
-    if not rows:
-        raise DataError(f"{path} holds a header and no rows")
-    return Table(path, hashlib.sha256(raw).hexdigest(), rows, "line", numbers)
+    nothing = "holds a header and no rows"
 
+    def __init__(self, name: str, delimiter: str = ",") -> None:
+        self.name, self._delimiter = name, delimiter
+        self._header: list[str] = []
 
-def _cells(lines: "csv.Reader", path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Each row that is not blank, with the line it begins in (a quoted cell may hold line ends)."""
-    begin = lines.line_num + 1
-    try:
-        for cells in lines:
-            if cells:
-                yield begin, cells
-            begin = lines.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{path}, line {begin}: not valid CSV: {error}") from error
+    def records(self, file: BinaryIO, start: int = 0, line: int = 1) -> Iterator[Record]:
+        with _cells_of_any_length():
+            header = next(self._scan(file, 0, 1), None)
+            self._header = self._check_header([] if header is None else self._cells(header.raw, header.line))
+            yield from self._scan(file, *max((start, line), header.after))
 
+    def parse(self, raw: bytes, line: int) -> Row:
+        with _cells_of_any_length():
+            cells = self._cells(raw, line)
+        if len(cells) != len(self._header):
+            raise DataError(
+                f"{self.name}, line {line}: {len(cells)} cells, and the header has {len(self._header)} "
+                f"({', '.join(self._header)}). Put text that contains the delimiter in quotes, and double the quotes "
+                'in it: "say ""hi"""'
+            )
+        return dict(zip(self._header, cells))
 
-def _check_header(header: list[str], path: Path, delimiter: str) -> list[str]:
-    if not header:
-        raise DataError(f"{path} is empty; expected a header line such as instruction{delimiter}input{delimiter}output")
-    if "" in header:
-        raise DataError(f"{path}, line 1: column {header.index('') + 1} of the header has no name: {header}")
-    if len(set(header)) < len(header):
-        raise DataError(f"{path}, line 1: a column name stands twice in the header: {', '.join(header)}")
-    if len(header) == 1:
-        others = [mark for mark in (",", ";", "\t", "|") if mark != delimiter and mark in header[0]]
-        if others:
-            raise DataError(f"{path}, line 1: the header is one column; is the `delimiter` {others[0]!r}?")
-    return header
+    def _scan(self, file: BinaryIO, start: int, line: int) -> Iterator[Record]:
+        """Each row that is not blank; a quoted cell may hold line ends, so a row may have several lines."""
+        taken: list[Record] = []
+        reader = csv.reader(self._decoded(file, start, line, taken), delimiter=self._delimiter, strict=True)
+        try:
+            for cells in reader:
+                if cells:
+                    raw = b"".join(each.raw for each in taken)
+                    yield Record(raw, taken[0].start, taken[0].line, taken[-1].after)
+                taken.clear()
+        except csv.Error as error:
+            raise self._malformed(taken[0].line, error) from error
+
+    def _decoded(self, file: BinaryIO, start: int, line: int, taken: list[Record]) -> Iterator[str]:
+        for record in lines(file, start, line):
+            taken.append(record)
+            yield decode_utf8(record.raw, self.name, record.line)
+
+    def _cells(self, raw: bytes, line: int) -> list[str]:
+        try:
+            return next(csv.reader([decode_utf8(raw, self.name, line)], delimiter=self._delimiter, strict=True), [])
+        except csv.Error as error:
+            raise self._malformed(line, error) from error
+
+    def _malformed(self, line: int, error: csv.Error) -> DataError:
+        return DataError(f"{self.name}, line {line}: not valid CSV: {error}")
+
+    def _check_header(self, header: list[str]) -> list[str]:
+        if not header:
+            columns = self._delimiter.join(("instruction", "input", "output"))
+            raise DataError(f"{self.name} is empty; expected a header line such as {columns}")
+        if "" in header:
+            raise DataError(f"{self.name}, line 1: column {header.index('') + 1} of the header has no name: {header}")
+        if len(set(header)) < len(header):
+            raise DataError(f"{self.name}, line 1: a column name stands twice in the header: {', '.join(header)}")
+        if len(header) == 1:
+            others = [mark for mark in (",", ";", "\t", "|") if mark != self._delimiter and mark in header[0]]
+            if others:
+                raise DataError(f"{self.name}, line 1: the header is one column; is the `delimiter` {others[0]!r}?")
+        return header
 
 
 @contextmanager
-def _fields_of_any_length() -> Iterator[None]:
+def _cells_of_any_length() -> Iterator[None]:
     # The csv module refuses cells over 128 KiB, and its limit is global: lift it for this file only.
     limit = csv.field_size_limit(sys.maxsize)
     try:

@@ -2,17 +2,17 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from torchtune.datasets._row_stream import PlacedRow
 from torchtune.datasets._rows import Row
 from torchtune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 
 class HubRows:
@@ -49,20 +49,49 @@ def load_from_hub(source: str, split: Any, kwargs: Mapping[str, Any]) -> HubRows
         DataError: the dataset, a file of it or the split is not there or cannot be reached
         ConfigError: an argument that `load_dataset` does not know
     """
+    table = _load(source, split, kwargs)
+    if not len(table):
+        raise DataError(f"dataset {source!r}, split {split!r} has no rows")
+    return HubRows(table, f"{source}, split {split}")
+
+
+def shards_of(source: str, split: Any, kwargs: Mapping[str, Any]) -> list["Shard"]:
+    """What ``datasets.load_dataset`` with these arguments reads one after the other, without a copy on the disk.
+
+    Raises:
+        DataError, ConfigError: see :func:`load_from_hub`
+    """
+    stream = _load(source, split, {**kwargs, "streaming": True})
+    return [Shard(stream, number, f"{source}, split {split}") for number in range(stream.num_shards)]
+
+
+class Shard:
+    """One of the parts that a streamed dataset is stored in, usually a file."""
+
+    def __init__(self, stream: "IterableDataset", number: int, name: str) -> None:
+        self._stream, self._number, self._name = stream, number, name
+
+    @property
+    def identity(self) -> str:
+        return f"{self._name}, {self._number} of {self._stream.num_shards}"
+
+    def rows(self, place: list[int] | None = None) -> Iterator[PlacedRow]:
+        start = place[0] if place else 0
+        found = self._stream.shard(self._stream.num_shards, self._number).skip(start)
+        for number, row in enumerate(found, start):
+            yield PlacedRow(row, f"{self._name}, shard {self._number}, row {number} (the first is 0)", [number + 1])
+
+
+def _load(source: str, split: Any, kwargs: Mapping[str, Any]) -> Any:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
-    if kwargs.get("streaming"):
-        raise ConfigError("dataset.streaming: True has no length and no order to resume in; leave `streaming` out")
     try:
-        table = load_dataset(source, split=split, **kwargs)
+        return load_dataset(source, split=split, **kwargs)
     except TypeError as error:
         raise ConfigError(f"dataset {source!r}: load_dataset does not accept these arguments: {error}") from error
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise DataError(_explain(source, split, error)) from error
-    if not len(table):
-        raise DataError(f"dataset {source!r}, split {split!r} has no rows")
-    return HubRows(table, f"{source}, split {split}")
 
 
 def _explain(source: str, split: Any, error: Exception) -> str:
@@ -82,12 +111,3 @@ def _explain(source: str, split: Any, error: Exception) -> str:
     else:
         advice = "Check `source`, `split` and `data_files`."
     return f"dataset {source!r}, split {split!r}: {text[:600]} {advice}"
-
-
-def expand_home(data_files: Any) -> Any:
-    """``~`` resolved in every path of a ``data_files`` argument."""
-    if isinstance(data_files, Mapping):
-        return {split: expand_home(files) for split, files in data_files.items()}
-    if isinstance(data_files, str | Path):
-        return os.path.expanduser(data_files)
-    return [expand_home(file) for file in data_files]

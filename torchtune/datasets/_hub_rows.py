@@ -6,6 +6,7 @@ from typing import Any
 
 from torchtune.datasets._instruct import chat_dataset, instruct_dataset
 from torchtune.datasets._packed import PackedDataset
+from torchtune.datasets._packed_stream import PackedStream
 from torchtune.datasets._preference import preference_dataset
 from torchtune.datasets._sft import SFTDataset
 from torchtune.datasets._text_completion import TextCompletionDataset, text_completion_dataset
@@ -29,11 +30,11 @@ def slimorca_dataset(
     column_map: dict[str, str] | None = None,
     train_on_input: bool = False,
     new_system_prompt: str | None = None,
-    packed: bool = False,
+    packed: bool | str = False,
     filter_fn: Callable | None = None,
     split: str = "train",
     **load_dataset_kwargs: Any,
-) -> SFTDataset | PackedDataset:
+) -> SFTDataset | PackedDataset | PackedStream:
     """Dialogues in ShareGPT's form: https://huggingface.co/datasets/Open-Orca/SlimOrca-Dedup.
 
     Args:
@@ -70,11 +71,11 @@ def wikitext_dataset(
     source: str = "EleutherAI/wikitext_document_level",
     subset: str = "wikitext-103-v1",
     max_seq_len: int | None = None,
-    packed: bool = False,
+    packed: bool | str = False,
     filter_fn: Callable | None = None,
     split: str = "train",
     **load_dataset_kwargs: Any,
-) -> TextCompletionDataset | PackedDataset:
+) -> TextCompletionDataset | PackedDataset | PackedStream:
     """Articles of Wikipedia: https://huggingface.co/datasets/EleutherAI/wikitext_document_level.
 
     Args:

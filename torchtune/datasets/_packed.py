@@ -1,9 +1,9 @@
 """Packs: documents laid side by side in rows of one length."""
 
+import copy
 import hashlib
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -60,6 +60,12 @@ class PackedDataset(Dataset):
         self.max_packs, self.split_across_pack, self.strategy = max_packs, split_across_pack, strategy
         self._packs: _Packs | None = None
 
+    def over(self, ds: Dataset) -> "PackedDataset":
+        """Other samples, packed in the same way."""
+        other = copy.copy(self)
+        other.ds, other._packs = ds, None
+        return other
+
     def prepare(self, how: Preparation) -> None:
         """Tokenise and pack now."""
         if self._packs is None:
@@ -79,7 +85,7 @@ class PackedDataset(Dataset):
             return tokenised(self.ds, how, most_tokens=self.max_packs * self.max_seq_len)
         if hasattr(self.ds, "prepare"):
             self.ds.prepare(how)
-            if self.ds.table is not None:
+            if getattr(self.ds, "table", None) is not None:
                 return self.ds.table
         return tokenised(self.ds, how)
 
@@ -194,18 +200,3 @@ class _Packs:
         for values in (self._starts, self._stops, self._first):
             content.update(np.ascontiguousarray(values).data)
         return content.hexdigest()
-
-
-def pack_to_fit(
-    ds: Dataset, tokenizer: Any, max_seq_len: int | None = None, *, split_across_pack: bool = False
-) -> PackedDataset:
-    """The dataset in packs of ``max_seq_len`` tokens, or else as long as the tokenizer's longest sequence.
-
-    Raises:
-        ConfigError: neither says how long a pack is
-    """
-    length = max_seq_len or getattr(tokenizer, "max_seq_len", None)
-    if length is None:
-        raise ConfigError("dataset.packed: True needs tokenizer.max_seq_len, which is the length of a pack")
-    padding_idx = getattr(tokenizer, "pad_id", 0)
-    return PackedDataset(ds, max_seq_len=length, padding_idx=padding_idx, split_across_pack=split_across_pack)

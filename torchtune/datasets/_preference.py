@@ -1,11 +1,11 @@
 """Pairs of answers to one prompt, the better and the worse, for preference optimisation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torchtune.data._message_transforms import ChosenRejectedToMessages
-from torchtune.data._messages import Message, mask_messages
-from torchtune.datasets._row_dataset import RowDataset
+from torchtune.data._messages import Message, Role, mask_messages
+from torchtune.datasets._row_dataset import RowDataset, without_limit
 from torchtune.datasets._rows import Row
 from torchtune.datasets._sft import with_labels
 from torchtune.errors import ConfigError
@@ -18,7 +18,7 @@ class PreferenceDataset(RowDataset):
     """Pairs of dialogues as ``chosen_input_ids``, ``chosen_labels``, ``rejected_input_ids`` and ``rejected_labels``.
 
     Args:
-        message_transform: row to a dict with the messages ``chosen`` and ``rejected``
+        message_transform: row to a dict with the messages ``chosen`` and ``rejected``, and ``tools`` if there are any
         tokenizer: adds ``tokens`` and ``mask`` to messages
         packed: refused; a pair has two sequences
         source, filter_fn, load_dataset_kwargs: see :class:`~torchtune.datasets.SFTDataset`
@@ -49,14 +49,24 @@ class PreferenceDataset(RowDataset):
 
     def encode(self, content: Mapping[str, list[Message]]) -> dict[str, list[int]]:
         sample = {}
+        tools = {name: content[name] for name in ("tools",) if name in content}
         for side in _SIDES:
-            one = with_labels(dict(self._tokenizer({"messages": content[side]})))
+            one = with_labels(dict(self._tokenizer({"messages": content[side], **tools})))
             sample |= {f"{side}_input_ids": one["tokens"], f"{side}_labels": one["labels"]}
         return sample
 
     @property
     def column_map(self) -> Mapping[str, str]:
         return getattr(self._message_transform, "column_map", None) or {}
+
+    @property
+    def cut_at(self) -> int | None:
+        return getattr(self._tokenizer, "max_seq_len", None)
+
+    def uncut(self) -> "PreferenceDataset":
+        free = super().uncut()
+        free._tokenizer = without_limit(self._tokenizer)
+        return free
 
 
 class QuestionAndTwoAnswers(Transform):
@@ -95,18 +105,21 @@ def preference_dataset(
     new_system_prompt: str | None = None,
     filter_fn: Callable | None = None,
     split: str = "train",
+    masking_strategy: str | Sequence[Role] | None = None,
     **load_dataset_kwargs: Any,
 ) -> PreferenceDataset:
     """Rows with two dialogues, ``chosen`` and ``rejected``, each a list of ``role`` and ``content``.
 
     Args:
         column_map: those two names -> the dataset's column names
-        source, train_on_input, new_system_prompt, filter_fn, load_dataset_kwargs: see
+        source, train_on_input, new_system_prompt, filter_fn, masking_strategy, load_dataset_kwargs: see
             :func:`~torchtune.datasets.instruct_dataset`
     """
     return PreferenceDataset(
         source=source,
-        message_transform=ChosenRejectedToMessages(train_on_input, column_map, new_system_prompt),
+        message_transform=ChosenRejectedToMessages(
+            train_on_input or None, column_map, new_system_prompt, masking_strategy
+        ),
         tokenizer=tokenizer,
         filter_fn=filter_fn,
         split=split,

@@ -1,17 +1,22 @@
 """Rows that become samples in two stages when asked for, with errors that name the file and the line."""
 
+import copy
 import difflib
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from torchtune.data._stream import Order, Position, Streamed
 from torchtune.datasets._prepare import Preparation, fingerprint_of, kept, tokenised
+from torchtune.datasets._row_filter import filter_of_stream, filter_rows
+from torchtune.datasets._row_stream import DEFAULT_BUFFER, Head, RowStream
 from torchtune.datasets._rows import Row, Rows
-from torchtune.datasets._source import load_rows
+from torchtune.datasets._source import load_rows, open_units
 from torchtune.datasets._token_table import TokenTable
 from torchtune.errors import ConfigError, DataError
 
@@ -21,6 +26,7 @@ _log = logging.getLogger(__name__)
 _ROW_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError)
 _ERRORS_SHOWN = 5
 _ERRORS_COUNTED = 100
+_LOOKED_AT = 100  # rows of a stream, before training
 
 Sample = dict[str, Any]
 
@@ -29,13 +35,16 @@ class RowDataset(Dataset):
     """What the datasets of rows have in common. A subclass says how a row is read and how it is then encoded.
 
     Rows of local files are all read once when the dataset is made, so that a row that cannot be used is found before
-    training and not in its middle; of a dataset from the Hub only the first one is.
+    training and not in its middle; of a dataset from the Hub only the first one is, of a stream the first hundred are.
 
     Args:
-        source: ``json``, ``csv``, ``parquet`` or ``text`` with ``data_files=...``, a path to such a file or a folder of
-            them, or a Hub dataset
+        source: ``json``, ``csv``, ``parquet`` or ``text`` with ``data_files=...``; a path, pattern, folder or URL of
+            such files; or a Hub dataset
         filter_fn: which rows to keep: row to bool
         filter_kwargs: arguments of ``datasets.Dataset.filter``: ``fn_kwargs``, ``with_indices``, ``input_columns``
+        streaming: read the rows while training, and do not index them before; then there are no samples by number,
+            but ``samples``
+        shuffle_buffer: rows of a stream that are shuffled together; None: 10,000
         load_dataset_kwargs: ``split`` ("train" when absent), ``data_files`` and whatever `datasets.load_dataset` takes
 
     Raises:
@@ -43,16 +52,28 @@ class RowDataset(Dataset):
         ConfigError: an argument is wrong
     """
 
+    packed = False
+
     def __init__(
         self,
         source: str,
         filter_fn: Callable | None = None,
         filter_kwargs: dict[str, Any] | None = None,
+        *,
+        streaming: bool = False,
+        shuffle_buffer: int | None = None,
         **load_dataset_kwargs: Any,
     ) -> None:
-        rows = load_rows(source, **load_dataset_kwargs)
-        self._rows = _filter(rows, filter_fn, filter_kwargs)
-        self._check_rows(range(len(self)) if self._rows.is_local else range(1))
+        self.streaming = streaming
+        if streaming:
+            keeps = filter_of_stream(filter_fn, filter_kwargs)
+            self._rows = RowStream(open_units(source, **load_dataset_kwargs), keeps, _buffer(shuffle_buffer))
+            self.head(_LOOKED_AT)._check_contents()
+        elif shuffle_buffer is not None:
+            raise ConfigError("shuffle_buffer is for streaming: True; otherwise all rows are shuffled together")
+        else:
+            self._rows = filter_rows(load_rows(source, **load_dataset_kwargs), filter_fn, filter_kwargs)
+            self._check_contents()
 
     def read(self, row: Row) -> Any:
         """What a row says, before tokenisation, for example messages."""
@@ -67,11 +88,20 @@ class RowDataset(Dataset):
         """The columns that :meth:`read` looks for, for messages."""
         return {}
 
+    @property
+    def cut_at(self) -> int | None:
+        """Tokens at which :meth:`encode` cuts."""
+        return None
+
+    def uncut(self) -> "RowDataset":
+        """The same rows, encoded at any length."""
+        return copy.copy(self)
+
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Sample:
-        content = self._content(index)
+        content = self.content(index)
         try:
             return self.encode(content)
         except DataError as error:
@@ -79,10 +109,42 @@ class RowDataset(Dataset):
 
     def fingerprint(self) -> str:
         """Equal for the same rows in the same order, encoded alike as far as the first sample shows."""
-        numbers = [np.asarray(values, dtype=np.int64).tobytes() for values in _lists(self[0].values())]
+        first = (self.head(1) if self.streaming else self)[0]
+        numbers = [np.asarray(values, dtype=np.int64).tobytes() for values in _lists(first.values())]
         return hashlib.sha256(self._rows.fingerprint().encode() + b"".join(numbers)).hexdigest()
 
-    def _content(self, index: int) -> Any:
+    def __iter__(self) -> Iterator[Sample]:
+        if self.streaming:
+            return (found.make() for found in self.samples(Order((), shuffle=False)))
+        return (self[index] for index in range(len(self)))
+
+    def samples(self, order: Order, at: Position | None = None) -> Iterator[Streamed]:
+        """The samples of a stream behind a position, in an order."""
+        for placed, position in self._rows.ordered(order, at):
+            yield Streamed(partial(self._over(Head([placed])).__getitem__, 0), position)
+
+    def head(self, count: int) -> "RowDataset":
+        """The first samples of a stream, by number.
+
+        Raises:
+            DataError: there is none, or the data cannot be read
+        """
+        return self._over(self._rows.head(count))
+
+    def where(self, index: int) -> str:
+        """File and line of a sample, for messages."""
+        return self._rows.where(index)
+
+    def check(self, indices: Iterable[int]) -> None:
+        """Raises DataError, which counts and names the samples, unless all of these can be made."""
+        _refuse_faults(self.__getitem__, indices)
+
+    def content(self, index: int) -> Any:
+        """What :meth:`read` gives for a row.
+
+        Raises:
+            DataError: the row cannot be read; names the file and the line.
+        """
         row = self._rows[index]
         try:
             return self.read(row)
@@ -91,20 +153,14 @@ class RowDataset(Dataset):
         except _ROW_ERRORS as error:
             raise DataError(f"{self._rows.where(index)}: {_explain(row, error, self.column_map)}") from error
 
-    def _check_rows(self, indices: range) -> None:
-        errors: list[DataError] = []
-        for index in indices:
-            try:
-                self._content(index)
-            except DataError as error:
-                errors.append(error)
-                if len(errors) == _ERRORS_COUNTED:
-                    break
-        if errors:
-            shown = "\n".join(str(error) for error in errors[:_ERRORS_SHOWN])
-            more = len(errors) - _ERRORS_SHOWN
-            at_least = "at least " if len(errors) == _ERRORS_COUNTED else ""
-            raise DataError(shown + (f"\n... and {at_least}{more} more rows" if more > 0 else "")) from errors[0]
+    def _over(self, rows: Rows) -> "RowDataset":
+        """The same dataset of other rows, which have numbers."""
+        other = copy.copy(self)
+        other._rows, other.streaming = rows, False
+        return other
+
+    def _check_contents(self) -> None:
+        _refuse_faults(self.content, range(len(self)) if self._rows.is_local else range(1))
 
 
 class TokenRowDataset(RowDataset):
@@ -121,6 +177,18 @@ class TokenRowDataset(RowDataset):
             self._table = kept(self, how)
         if self._table is None and super().__getitem__(0).keys() <= {"tokens", "labels", "mask"}:
             self._table = tokenised(self, how)
+        if self._table is not None and how.is_main:
+            self._say_what_is_cut(self._table)
+
+    def _say_what_is_cut(self, table: TokenTable) -> None:
+        limit = self.cut_at
+        if limit is not None and (count := int((table.lengths >= limit).sum())):
+            _log.info("%d of %d samples fill max_seq_len, %d tokens; longer ones are cut", count, len(table), limit)
+
+    def uncut(self) -> "TokenRowDataset":
+        free = super().uncut()
+        free._table = None
+        return free
 
     @property
     def table(self) -> TokenTable | None:
@@ -133,39 +201,39 @@ class TokenRowDataset(RowDataset):
         return fingerprint_of(self._rows.fingerprint(), type(self).__qualname__, *parts)
 
 
+def _refuse_faults(read: Callable[[int], Any], indices: Iterable[int]) -> None:
+    errors: list[DataError] = []
+    for index in indices:
+        try:
+            read(index)
+        except DataError as error:
+            errors.append(error)
+            if len(errors) == _ERRORS_COUNTED:
+                break
+    if errors:
+        shown = "\n".join(str(error) for error in errors[:_ERRORS_SHOWN])
+        more = len(errors) - _ERRORS_SHOWN
+        at_least = "at least " if len(errors) == _ERRORS_COUNTED else ""
+        raise DataError(shown + (f"\n... and {at_least}{more} more rows" if more > 0 else "")) from errors[0]
+
+
+def without_limit(transform: Any) -> Any:
+    """A copy of a tokenizer that cuts nothing; another transform as it is."""
+    if getattr(transform, "max_seq_len", None) is None:
+        return transform
+    free = copy.copy(transform)
+    free.max_seq_len = None
+    return free
+
+
+def _buffer(rows: int | None) -> int:
+    if rows is not None and rows < 1:
+        raise ConfigError(f"shuffle_buffer is {rows}; it must be at least 1")
+    return rows or DEFAULT_BUFFER
+
+
 def _lists(values: Iterable[Any]) -> list[list[int]]:
     return [value for value in values if isinstance(value, list)]
-
-
-def _filter(rows: Rows, filter_fn: Callable | None, filter_kwargs: dict[str, Any] | None) -> Rows:
-    """The rows that ``filter_fn`` keeps."""
-    if filter_fn is None:
-        if filter_kwargs:
-            raise ConfigError("filter_kwargs is given and filter_fn is not")
-        return rows
-    if not callable(filter_fn):
-        raise ConfigError(f"filter_fn must be a function of a row, found {filter_fn!r}")
-    keeps = _predicate(filter_fn, **(filter_kwargs or {}))
-    kept = np.array([index for index in range(len(rows)) if keeps(rows[index], index)], dtype=np.int64)
-    if not len(kept):
-        raise DataError(f"filter_fn keeps none of the {len(rows)} rows")
-    _log.info("filter_fn keeps %d of %d rows", len(kept), len(rows))
-    return rows.select(kept)
-
-
-def _predicate(filter_fn: Callable, **options: Any) -> Callable[[Row, int], bool]:
-    """``filter_fn`` with the arguments that ``datasets.Dataset.filter`` would give it for one row."""
-    known = {"fn_kwargs", "with_indices", "input_columns"}
-    if options.keys() - known:
-        raise ConfigError(f"filter_kwargs has {sorted(options.keys() - known)}; it can have {sorted(known)}")
-    extra, columns = options.get("fn_kwargs") or {}, options.get("input_columns")
-    columns = [columns] if isinstance(columns, str) else columns
-
-    def keeps(row: Row, index: int) -> bool:
-        values = [row] if columns is None else [row[column] for column in columns]
-        return filter_fn(*values, *([index] if options.get("with_indices") else []), **extra)
-
-    return keeps
 
 
 def _explain(row: Row, error: Exception, column_map: Mapping[str, str]) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -44,7 +43,7 @@ class Part(Protocol):
 class Table(NamedTuple):
     """Rows held in memory, with the line (or the place in a list) of each."""
 
-    path: Path
+    name: str
     digest: str
     rows: Sequence[Row]
     unit: str
@@ -57,7 +56,7 @@ class Table(NamedTuple):
         return self.rows[index]
 
     def where(self, index: int) -> str:
-        return f"{self.path}, {self.unit} {self.numbers[index]}"
+        return f"{self.name}, {self.unit} {self.numbers[index]}"
 
 
 class LocalRows:

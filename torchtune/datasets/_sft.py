@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torchtune.data._collate import CROSS_ENTROPY_IGNORE_IDX
-from torchtune.datasets._row_dataset import TokenRowDataset
+from torchtune.datasets._row_dataset import TokenRowDataset, without_limit
 from torchtune.datasets._rows import Row
 from torchtune.errors import ConfigError
 from torchtune.modules.transforms import Transform
@@ -77,3 +77,12 @@ class SFTDataset(TokenRowDataset):
     @property
     def column_map(self) -> Mapping[str, str]:
         return getattr(self._message_transform, "column_map", None) or {}
+
+    @property
+    def cut_at(self) -> int | None:
+        return getattr(self._model_transform, "max_seq_len", None)
+
+    def uncut(self) -> "SFTDataset":
+        free = super().uncut()
+        free._model_transform = without_limit(self._model_transform)
+        return free

@@ -1,113 +1,169 @@
-"""From ``source``, ``data_files`` and ``split`` to rows: local JSON and CSV read here, the rest by `datasets`."""
+"""From ``source``, ``data_files`` and ``split`` to rows: common files are read here, the rest by `datasets`."""
 
-import difflib
 import glob
 import os
-from collections.abc import Iterable, Mapping
-from functools import partial
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from torchtune.datasets._csv import read_csv
-from torchtune.datasets._hub import expand_home, load_from_hub
-from torchtune.datasets._json import read_json
+from torchtune.datasets import _files
+from torchtune.datasets._csv import Csv
+from torchtune.datasets._hub import load_from_hub, shards_of
+from torchtune.datasets._json import JsonLines, begins_list, read_json
+from torchtune.datasets._parquet import ParquetRows
+from torchtune.datasets._records import Format, IndexedFile
+from torchtune.datasets._row_stream import ParquetUnit, RecordUnit, Unit
 from torchtune.datasets._rows import LocalRows, Part, Rows
 from torchtune.datasets._slices import parse_split, select_rows
+from torchtune.datasets._text import Text
 from torchtune.errors import ConfigError, DataError
 
-_FORMATS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
-_OWN_OPTIONS = {"json": {"field"}, "csv": {"delimiter", "sep"}}
-_PACKED_SUFFIXES = {".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4", ".7z", ".tar"}
+_OPTIONS = {"json": {"field"}, "csv": {"delimiter", "sep"}, "parquet": set(), "text": {"sample_by"}}
+_READ_BY_DATASETS = {".zst", ".zip", ".lz4", ".7z", ".tar"}  # archives, and what Python itself does not unpack
+
+
+class _Foreign(NamedTuple):
+    """Arguments for `datasets.load_dataset`."""
+
+    source: str
+    split: Any
+    kwargs: dict[str, Any]
+
+
+class _Local(NamedTuple):
+    """Files that are read here: their kind, what is in each split, and the options of that kind."""
+
+    kind: str
+    splits: dict[str, list[str]]
+    options: dict[str, Any]
 
 
 def load_rows(source: str, split: Any = "train", **load_dataset_kwargs: Any) -> Rows:
     """The rows of a dataset.
 
     Args:
-        source: ``json``, ``csv`` or ``parquet`` with ``data_files``; a path to such a file; or a dataset on the Hub
-        split: as in `datasets`, also ``train[:95%]`` or ``train[10:20]``; local files are ``train`` unless
-            ``data_files`` maps split names to files
-        load_dataset_kwargs: ``data_files`` (path, glob pattern or list), ``field`` for JSON, ``delimiter`` for CSV;
-            with any other argument of `datasets.load_dataset` that function reads the data
+        source: ``json``, ``csv``, ``parquet`` or ``text`` with ``data_files``; a path, pattern, folder or URL of such
+            files; or a dataset on the Hub
+        split: as in `datasets`, also ``train[:95%]`` or ``train[10:20]``. Local files are ``train`` unless
+            ``data_files`` maps split names to files, or the names of a folder's files have such words in them
+        load_dataset_kwargs: ``data_files`` (name, pattern, folder, URL or list), ``field`` for JSON, ``delimiter`` for
+            CSV, ``sample_by`` for text; with any other argument of `datasets.load_dataset` that function reads the data
 
     Raises:
         DataError: the data is not there or malformed; the message names the file and the line
         ConfigError: an argument is missing or unknown
     """
-    if not isinstance(source, str):
-        raise ConfigError(f"dataset.source must be a name or a path, found {source!r}")
-    kind, kwargs = _kind_and_files(source, load_dataset_kwargs)
-    if not _read_here(kind, split, kwargs):
-        return load_from_hub(kind, split, kwargs)
-    files = kwargs["data_files"]
-    by_split = files if isinstance(files, Mapping) else {"train": files}
-    options = {"delimiter" if key == "sep" else key: value for key, value in kwargs.items() if key != "data_files"}
-    return _load_local(kind, split, {name: _find(paths) for name, paths in by_split.items()}, options)
-
-
-class _Request(NamedTuple):
-    kind: str
-    kwargs: dict[str, Any]
-
-
-def _kind_and_files(source: str, kwargs: Mapping[str, Any]) -> _Request:
-    """A path given as ``source`` becomes its format and ``data_files``."""
-    kwargs = {key: value for key, value in kwargs.items() if value is not None}
-    if "data_files" in kwargs:
-        kwargs["data_files"] = expand_home(kwargs["data_files"])
-    suffix = Path(source).suffix.lower()
-    if suffix not in _FORMATS:
-        if source in ("json", "csv", "parquet") and not kwargs.keys() & {"data_files", "data_dir"}:
-            raise ConfigError(f"dataset.source is {source!r}, so dataset.data_files must name the file(s)")
-        return _Request(os.path.expanduser(source), kwargs)
-    if "data_files" in kwargs:
-        raise ConfigError(f"dataset.source is the file {source!r}, and data_files names others; give one of the two")
-    path = os.path.expanduser(source)
-    if "://" not in path and not os.path.exists(path):
-        raise DataError(_not_found(path))
-    if suffix == ".tsv":
-        kwargs.setdefault("delimiter", "\t")
-    return _Request(_FORMATS[suffix], {**kwargs, "data_files": path})
-
-
-def _read_here(kind: str, split: Any, kwargs: Mapping[str, Any]) -> bool:
-    files = kwargs.get("data_files")
-    if kind not in _OWN_OPTIONS or files is None or not isinstance(split, str):
-        return False
-    paths = [path for group in (files.values() if isinstance(files, Mapping) else [files]) for path in _listed(group)]
-    plain = all("://" not in path and Path(path).suffix.lower() not in _PACKED_SUFFIXES for path in paths)
-    return plain and kwargs.keys() <= _OWN_OPTIONS[kind] | {"data_files"}
-
-
-def _load_local(kind: str, split: str, files: Mapping[str, list[Path]], options: dict[str, Any]) -> Rows:
-    read = partial({"json": read_json, "csv": read_csv}[kind], **options)
-    wanted = list(files) if split == "all" else [term.name for term in parse_split(split)]
-    parts: dict[str, list[Part]] = {name: [read(path) for path in files[name]] for name in files if name in wanted}
-    lengths = {name: sum(map(len, parts.get(name, []))) for name in files}
-    chosen, names = select_rows(split, lengths)
+    found = _request(source, split, load_dataset_kwargs)
+    if isinstance(found, _Foreign):
+        return load_from_hub(*found)
+    wanted = list(found.splits) if split == "all" else [term.name for term in parse_split(split)]
+    parts = {
+        name: [_read(file, found) for file in files] if name in wanted else [] for name, files in found.splits.items()
+    }
+    chosen, names = select_rows(split, {name: sum(map(len, found)) for name, found in parts.items()})
     return LocalRows([part for name in names for part in parts[name]]).select(chosen)
 
 
-def _listed(paths: str | Iterable[str]) -> list[str]:
-    return [paths] if isinstance(paths, str) else list(paths)
+def open_units(source: str, split: Any = "train", **load_dataset_kwargs: Any) -> list[Unit]:
+    """What a stream of the rows of a dataset is read from, in its order; the arguments are those of ``load_rows``.
+
+    Raises:
+        DataError: the data is not there
+        ConfigError: an argument is missing or unknown, or asks for what only a whole dataset can give
+    """
+    found = _request(source, split, load_dataset_kwargs)
+    if isinstance(found, _Foreign):
+        return shards_of(*found)
+    if split not in found.splits:
+        raise ConfigError(
+            f"split {split!r}: with streaming: True a split is read whole, and there is {', '.join(found.splits)}"
+        )
+    return [_unit(file, found) for file in found.splits[split]]
 
 
-def _find(patterns: str | Iterable[str]) -> list[Path]:
-    found = []
-    for pattern in _listed(patterns):
-        matches = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
-        matches = [match for match in matches if os.path.isfile(match)]
-        if not matches:
-            raise DataError(_not_found(pattern))
-        found += map(Path, matches)
-    if not found:
-        raise ConfigError("dataset.data_files is an empty list; name at least one file")
-    return found
+def _request(source: str, split: Any, kwargs: Mapping[str, Any]) -> "_Local | _Foreign":
+    if not isinstance(source, str):
+        raise ConfigError(f"dataset.source must be a name or a path, found {source!r}")
+    source = os.path.expanduser(source)
+    options = {key: value for key, value in kwargs.items() if value is not None}
+    files = options.pop("data_files", None)
+    kind = source if source in _files.KINDS else None
+    if kind is None and _is_place(source):
+        if files is not None:
+            raise ConfigError(f"dataset.source is {source!r}, and data_files names other files; give one of the two")
+        kind, files = _kind_at(source), source
+    if kind is not None and files is not None and _is_read_here(kind, split, files, options):
+        options = {"delimiter" if key == "sep" else key: value for key, value in options.items()}
+        return _Local(kind, _splits(files, kind), options)
+    if kind is not None and files is None and "data_dir" not in options:
+        raise ConfigError(f"dataset.source is {source!r}, so dataset.data_files must name the file(s)")
+    return _Foreign(kind or source, split, options if files is None else {**options, "data_files": expand_home(files)})
 
 
-def _not_found(path: str) -> str:
-    folder = Path(path).parent
-    if not folder.is_dir():
-        return f"data file {path!r} does not exist: there is no folder {str(folder.absolute())!r}"
-    near = difflib.get_close_matches(Path(path).name, [file.name for file in folder.iterdir()], n=3)
-    return f"no data file {path!r} in {str(folder.absolute())!r}" + (f"; there is {', '.join(near)}" if near else "")
+def _is_place(source: str) -> bool:
+    """Whether a source is a file, a pattern, a folder or a URL of files, and no dataset of the Hub or copy of one."""
+    if os.path.isdir(source):
+        return not (os.path.exists(os.path.join(source, "README.md")) or glob.glob(f"{glob.escape(source)}/*.arrow"))
+    is_path = source.startswith(("/", "./", "../")) or os.path.isfile(source) or _files.is_pattern(source)
+    return is_path or _files.is_url(source) or _files.kind_of(source) is not None
+
+
+def _kind_at(place: str) -> str:
+    """The kind of the files at a place."""
+    names = [place] if _files.kind_of(place) else _files.find_files(place)
+    counts = Counter(_files.kind_of(name) or f"{PurePath(name).suffix or 'no suffix'}, unknown" for name in names)
+    if len(counts) > 1 or not counts.keys() <= _files.KINDS.keys():
+        found = "; ".join(f"{count} x {kind}" for kind, count in counts.items())
+        raise DataError(
+            f"the files at {place!r} are not of one kind that is known: {found}. Name them by kind: source: json "
+            f"(or {', '.join(kind for kind in _files.KINDS if kind != 'json')}), data_files: ..."
+        )
+    return next(iter(counts))
+
+
+def _is_read_here(kind: str, split: Any, files: Any, options: Mapping[str, Any]) -> bool:
+    groups = files.values() if isinstance(files, Mapping) else [files]
+    names = [name for group in groups for name in _files.listed(group)]
+    plain = all(PurePath(name).suffix.lower() not in _READ_BY_DATASETS for name in names)
+    return plain and isinstance(split, str) and options.keys() <= _OPTIONS[kind]
+
+
+def _splits(files: Any, kind: str) -> dict[str, list[str]]:
+    if isinstance(files, Mapping):
+        return {split: _files.find_files(each, kind) for split, each in files.items()}
+    found = _files.find_files(files, kind)
+    is_folder = isinstance(files, str) and (os.path.isdir(files) or files.endswith("/"))
+    return _files.by_split(found, files) if is_folder else {"train": found}
+
+
+def _read(name: str, of: _Local) -> Part:
+    path = _files.local_copy(name)
+    if of.kind == "json":
+        return read_json(path, name, **of.options)
+    return ParquetRows(path, name) if of.kind == "parquet" else IndexedFile(path, _format(name, of))
+
+
+def _unit(name: str, of: _Local) -> Unit:
+    if of.kind == "parquet":
+        return ParquetUnit(name)
+    if of.kind == "json":
+        with _files.open_file(name) as file:
+            if of.options or begins_list(file):
+                raise DataError(f"{name} is one JSON value; with streaming: True each line must be an object by itself")
+    return RecordUnit(name, _format(name, of))
+
+
+def _format(name: str, of: _Local) -> Format:
+    if of.kind == "csv":
+        return Csv(name, **({"delimiter": "\t"} if _files.suffix_of(name) == ".tsv" else {}) | of.options)
+    return Text(name, **of.options) if of.kind == "text" else JsonLines(name)
+
+
+def expand_home(data_files: Any) -> Any:
+    """``~`` resolved in every path of a ``data_files`` argument."""
+    if isinstance(data_files, Mapping):
+        return {split: expand_home(files) for split, files in data_files.items()}
+    if isinstance(data_files, str | PurePath):
+        return os.path.expanduser(data_files)
+    return [expand_home(file) for file in data_files]

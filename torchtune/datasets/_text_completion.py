@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torchtune.data._utils import truncate
-from torchtune.datasets._packed import PackedDataset, pack_to_fit
+from torchtune.datasets._packed import PackedDataset
+from torchtune.datasets._packed_stream import PackedStream, pack_to_fit
 from torchtune.datasets._row_dataset import TokenRowDataset
 from torchtune.datasets._rows import Row
 from torchtune.errors import DataError
@@ -56,30 +57,38 @@ class TextCompletionDataset(TokenRowDataset):
     def column_map(self) -> Mapping[str, str]:
         return {"text": self._column}
 
+    @property
+    def cut_at(self) -> int | None:
+        return self._limit
+
+    def uncut(self) -> "TextCompletionDataset":
+        free = super().uncut()
+        free._limit = None
+        return free
+
 
 def text_completion_dataset(
     tokenizer: Any,
     source: str,
     column: str = "text",
     add_eos: bool = True,
-    packed: bool = False,
+    packed: bool | str = False,
     split_across_pack: bool = True,
     split: str = "train",
     filter_fn: Callable | None = None,
     *,
     max_seq_len: int | None = None,
     **load_dataset_kwargs: Any,
-) -> TextCompletionDataset | PackedDataset:
+) -> TextCompletionDataset | PackedDataset | PackedStream:
     """Text to go on with, as in pre-training.
 
     Args:
         packed: fill sequences of ``max_seq_len`` with several texts each
-        split_across_pack: when packed, lay the texts end to end and cut them where a pack is full
+        split_across_pack: when packed, lay the texts end to end and cut them where a pack is full; where they stay
+            whole, ``packed`` may say how, see :func:`~torchtune.datasets.instruct_dataset`
         source, column, add_eos, split, filter_fn, max_seq_len, load_dataset_kwargs: see :class:`TextCompletionDataset`
     """
     dataset = TextCompletionDataset(
         tokenizer, source, column, add_eos, filter_fn, max_seq_len=max_seq_len, split=split, **load_dataset_kwargs
     )
-    if not packed:
-        return dataset
-    return pack_to_fit(dataset, tokenizer, max_seq_len, split_across_pack=split_across_pack)
+    return pack_to_fit(dataset, tokenizer, packed, max_seq_len, split_across_pack=split_across_pack)

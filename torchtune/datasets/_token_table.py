@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from torchtune.data._collate import CROSS_ENTROPY_IGNORE_IDX
+
+_STRETCH = 1 << 22  # tokens
 
 _TOKENS, _TRAINED, _ENDS, _FACTS = "tokens.bin", "trained.bin", "ends.bin", "facts.json"
 
@@ -62,12 +64,34 @@ class TokenTable:
     @property
     def targets(self) -> np.ndarray:
         """Tokens of each sample that the loss counts, [n]: those trained on, but for the first, which none predicts."""
-        counts = np.zeros(len(self), dtype=np.int64)
-        filled = np.flatnonzero(self.lengths)  # reduceat would give an empty sample the token after it
-        starts = (self.ends - self.lengths)[filled]
-        if len(filled):
-            counts[filled] = np.add.reduceat(self.trained, starts, dtype=np.int64) - self.trained[starts]
+        counts = self.summed(lambda tokens, trained: trained)
+        filled = np.flatnonzero(self.lengths)
+        counts[filled] -= self.trained[(self.ends - self.lengths)[filled]]
         return counts
+
+    def summed(self, values: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+        """A sum over the tokens of each sample, [n].
+
+        Args:
+            values: what is summed; gets the ids of some tokens and whether they are trained on.
+        """
+        sums = np.zeros(len(self), dtype=np.int64)
+        lengths = self.lengths
+        for here in self._stretches():
+            filled = here.start + np.flatnonzero(lengths[here])  # reduceat would give an empty one the token after it
+            if len(filled):
+                starts = (self.ends - lengths)[filled]
+                span = slice(int(starts[0]), int(self.ends[filled[-1]]))
+                summands = values(self.tokens[span], self.trained[span])
+                sums[filled] = np.add.reduceat(summands, starts - span.start, dtype=np.int64)
+        return sums
+
+    def _stretches(self) -> Iterator[slice]:
+        """All samples, some at a time, so that what is computed of their tokens stays small."""
+        total = int(self.ends[-1]) if len(self) else 0
+        cuts = np.searchsorted(self.ends, np.arange(_STRETCH, total, _STRETCH)) + 1
+        bounds = np.unique([0, *cuts, len(self)])
+        return (slice(int(start), int(stop)) for start, stop in zip(bounds[:-1], bounds[1:]))
 
     def fingerprint(self) -> str:
         """Changes with any token, and with what is trained on."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from torchtune.errors import CheckpointError
 from torchtune.models._adapters import with_lora
 from torchtune.models._decoder import Arch, build_decoder
 from torchtune.models._family import Family
+from torchtune.models._hf_config import layer_types
 from torchtune.models._mistral_tokenizer import MistralChatTemplate, MistralTokenizer, mistral_tokenizer
 from torchtune.models._weights import HF_DECODER, WeightMap
 from torchtune.modules import TransformerDecoder
@@ -32,12 +32,8 @@ def _arch(config: Mapping[str, Any]) -> Arch:
 
 def _arch_by_layer(config: Mapping[str, Any]) -> Arch:
     """Some layers look back at all tokens, some at a window of them."""
-    window = config.get("sliding_window")
-    kinds = config.get("layer_types") or ["sliding_attention"]
-    if unknown := set(kinds) - {"full_attention", "sliding_attention"}:
-        raise CheckpointError(
-            f"config.json has layers of the type {sorted(unknown)}; known are full_attention and sliding_attention"
-        )
+    window, kinds = config.get("sliding_window"), ("sliding_attention", "full_attention")
+    kinds = layer_types(config, kinds) if config.get("layer_types") else kinds[:1]
     return Arch.from_hf(config, windows=tuple(window if kind == "sliding_attention" else None for kind in kinds))
 
 

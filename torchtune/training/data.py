@@ -9,10 +9,8 @@ from torch.utils.data import Dataset
 
 from torchtune import config
 from torchtune.config.schema import TrainConfig
-from torchtune.data import StepLoader
-from torchtune.data._stream_loader import StreamLoader
-from torchtune.datasets import ConcatDataset, PackedDataset
-from torchtune.datasets._mixture import MixtureDataset, MixtureStream
+from torchtune.data import StepLoader, StreamLoader
+from torchtune.datasets import ConcatDataset, MixtureDataset, MixtureStream, PackedDataset
 from torchtune.datasets._prepare import Preparation, tokenised
 from torchtune.errors import ConfigError
 from torchtune.training.distributed import World

@@ -92,22 +92,19 @@ def get_torch_device_namespace() -> Any:
 
 
 def batch_to_device(batch: dict, device: torch.device) -> None:
-    """Move every tensor of ``batch`` to ``device``, in place; dicts inside it too.
+    """Move every tensor of ``batch``, and all else that has ``to``, to ``device``, in place; dicts inside it too.
 
     Raises:
-        DataError: a value is neither a tensor, a block mask nor a dict.
+        DataError: a value cannot be moved.
     """
-    import torch
-    from torch.nn.attention.flex_attention import BlockMask
-
     for key, value in batch.items():
         if isinstance(value, dict):
             batch_to_device(value, device)
-        elif isinstance(value, (torch.Tensor, BlockMask)):
+        elif hasattr(value, "to"):
             batch[key] = value.to(device)
         else:
             raise DataError(
-                f"batch[{key!r}] is {type(value).__name__}; only tensors, block masks and dicts of them can be moved"
+                f"batch[{key!r}] is {type(value).__name__}; only tensors, masks and dicts of them can be moved"
             )
 
 

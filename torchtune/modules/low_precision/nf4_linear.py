@@ -44,7 +44,6 @@ class FrozenNF4Linear(nn.Linear):
     @classmethod
     def from_linear(cls, linear: nn.Linear, **quantization_kwargs: Any) -> Self:
         """The quantised twin of ``linear``; on the meta device it has shapes only."""
-        state = linear.state_dict()
         twin = cls(
             linear.in_features,
             linear.out_features,
@@ -53,7 +52,8 @@ class FrozenNF4Linear(nn.Linear):
             linear.weight.dtype,
             **quantization_kwargs,
         )
-        twin.load_state_dict(state, assign=True)
+        if not linear.weight.is_meta:  # there is nothing to quantise, and to try takes seconds for a large model
+            twin.load_state_dict(linear.state_dict(), assign=True)
         return twin
 
     def forward(self, input: Tensor) -> Tensor:

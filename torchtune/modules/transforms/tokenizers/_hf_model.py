@@ -87,6 +87,7 @@ class HuggingFaceModelTokenizer:
         self.bos_id, self.eos_id = self.base_tokenizer.bos_id, self.base_tokenizer.eos_id
         self.pad_id = self.eos_id if self.base_tokenizer.pad_id is None else self.base_tokenizer.pad_id
         self._written = find_written(self._rendered_or_empty)
+        self._writes_tools = self._finds_tools_written()
         self.stop_tokens = list(dict.fromkeys([*self.base_tokenizer.stop_tokens, *self._end_of_turn()]))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -222,8 +223,7 @@ class HuggingFaceModelTokenizer:
         ids = encode_text(self.base_tokenizer.tokenizer, closing).ids if closing else []
         return [i for i in ids[:1] if i in self.special_tokens.values()]
 
-    @cached_property
-    def _writes_tools(self) -> bool:
+    def _finds_tools_written(self) -> bool:
         function = {"name": PLACE, "description": "", "parameters": {"type": "object", "properties": {}}}
         tools = [{"type": "function", "name": PLACE, "function": function}]  # some take the function alone
         return PLACE in self._rendered_or_empty([{"role": "user", "content": "a"}], tools)

@@ -1,0 +1,176 @@
+"""Rows that cannot be used, through the builders: what is wrong, in which file and line, and how many there are."""
+
+import json
+import logging
+
+import pytest
+from test_builders import Letters
+
+from torchtune import datasets
+from torchtune.datasets._prepare import Preparation
+from torchtune.errors import DataError
+
+GOOD = {"input": "Hi", "output": "Ho"}
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def rows(*found: dict, name: str = "rows.jsonl", raw: bytes | None = None) -> str:
+        content = "".join(json.dumps(row) + "\n" for row in found).encode() if raw is None else raw
+        (tmp_path / name).write_bytes(content)
+        return name
+
+    return rows
+
+
+def instruct(source, **options):
+    return datasets.instruct_dataset(Letters(), source=source, **options)
+
+
+def alpaca(source, **options):
+    return datasets.alpaca_dataset(Letters(), source=source, **options)
+
+
+def openai(source, **options):
+    return datasets.chat_dataset(
+        Letters(), source=source, conversation_column="talk", conversation_style="openai", **options
+    )
+
+
+def sharegpt(source, **options):
+    return datasets.slimorca_dataset(Letters(), source=source, **options)
+
+
+def preference(source, **options):
+    return datasets.preference_dataset(Letters(), source=source, **options)
+
+
+def completion(source, **options):
+    return datasets.text_completion_dataset(Letters(), source, **options)
+
+
+def turn(**of) -> dict:
+    return {"talk": [{"role": "user", "content": "Hi"}, of]}
+
+
+WRONG_ROWS = [
+    (instruct, {"input": "Hi", "output": 7}, "is 7; expected a text"),
+    (instruct, {"input": ["Hi"], "output": "Ho"}, r"is \['Hi'\]; expected a text"),
+    (instruct, {"input": "Hi", "output": {"text": "Ho"}}, "expected a text"),
+    (instruct, {"input": "Hi", "output": None}, r"'output' is empty \(null\)"),
+    (
+        instruct,
+        {"input": "Hi", "outptu": "Ho"},
+        "no 'output'; it has 'input', 'outptu'.* nearest to 'output' is 'outptu'",
+    ),
+    (alpaca, {"instruction": "Hi", "output": [1]}, r"is \[1\]; expected a text"),
+    (alpaca, {"instrution": "Hi", "output": "Ho"}, "nearest to 'instruction' is 'instrution'"),
+    (openai, {"talk": "Hi"}, "a dialogue is 'Hi'; expected a list of turns, at least one, each an object"),
+    (openai, {"talk": ["Hi"]}, "expected a list of turns"),
+    (openai, {"talk": []}, r"a dialogue is '\[\]'; expected a list of turns, at least one"),
+    (openai, {"talk": {"role": "user", "content": "Hi"}}, "expected a list of turns"),
+    (openai, {"talk": None}, r"'talk' is empty \(null\)"),
+    (openai, turn(role="bot", content="Ho"), "has the role 'bot'; expected one of system, user, assistant"),
+    (openai, turn(role="assistant", content=3), "the content of a message is 3; expected a text or a list of parts"),
+    (openai, turn(role="assistant", contents="Ho"), "no 'content'; it has 'role', 'contents'"),
+    (sharegpt, {"conversations": [{"from": "robot", "value": "Ho"}]}, "a turn is from 'robot'; expected one of system"),
+    (sharegpt, {"conversations": [{"from": "human", "text": "Ho"}]}, "no 'value'; it has 'from', 'text'"),
+    (sharegpt, {"conversation": []}, "nearest to 'conversations' is 'conversation'"),
+    (preference, {"chosen": [{"role": "user", "content": "Hi"}]}, "no 'rejected'"),
+    (preference, {"chosen": "Ho", "rejected": "Hm"}, "a dialogue is 'Ho'"),
+    (completion, {"text": ["Hi"]}, r"'text' is \['Hi'\]; expected a text"),
+    (completion, {"txt": "Hi"}, "no column 'text'; the columns are 'txt'; nearest to 'text' is 'txt'"),
+]
+GOOD_ROWS = {
+    instruct: GOOD,
+    alpaca: {"instruction": "Hi", "output": "Ho"},
+    openai: turn(role="assistant", content="Ho"),
+    sharegpt: {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]},
+    preference: {side: [{"role": "user", "content": "Hi"}] for side in ("chosen", "rejected")},
+    completion: {"text": "Hi"},
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["", "streaming"])
+@pytest.mark.parametrize(("build", "row", "message"), WRONG_ROWS)
+def test_a_row_that_cannot_be_used_is_named_when_the_dataset_is_made(build, row, message, streaming, write):
+    source = write(GOOD_ROWS[build], row)
+    with pytest.raises(DataError, match=f"(?s)^rows.jsonl, line 2: .*{message}") as error:
+        build(source, streaming=streaming)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("build", GOOD_ROWS)
+def test_one_row_is_a_dataset(build, write):
+    assert len(build(write(GOOD_ROWS[build]))) == 1
+    assert len(list(build(write(GOOD_ROWS[build]), streaming=True))) == 1
+
+
+def test_malformed_lines_are_counted_too(write):
+    with pytest.raises(DataError) as error:
+        instruct(write(raw=b'{"input": "Hi", "output": "Ho"}\n{\n{"input": "Hi"}\n\xff\n'))
+    assert [line.partition(":")[0] for line in str(error.value).splitlines()] == [
+        f"rows.jsonl, line {line}{column}" for line, column in ((2, ", column 2"), (3, ""), (4, ""))
+    ]
+
+
+def test_many_wrong_rows_are_counted_and_some_shown(write):
+    with pytest.raises(DataError) as error:
+        instruct(write(*[GOOD, {"input": "Hi"}] * 8))
+    shown = str(error.value).splitlines()
+    assert [line.partition(":")[0] for line in shown[:5]] == [f"rows.jsonl, line {2 * i}" for i in range(1, 6)]
+    assert shown[5:] == ["... and 3 more rows"]
+    with pytest.raises(DataError, match="... and at least 95 more rows"):
+        instruct(write(*[{"input": "Hi"}] * 300))
+
+
+FILES = [
+    ("rows.jsonl", b"", "rows.jsonl holds no rows"),
+    ("rows.json", b"[]", "rows.json holds no rows"),
+    ("rows.csv", b"", "rows.csv is empty; expected a header line"),
+    ("rows.csv", b"input,output\n", "rows.csv holds a header and no rows"),
+    ("rows.csv", b"input,output\nHi\n", "rows.csv, line 2: 1 cells, and the header has 2"),
+    ("rows.csv", b"input,outptu\nHi,Ho\n", "rows.csv, line 2: .* nearest to 'output' is 'outptu'"),
+    ("rows.csv", b'input,output\n"a\nb","c\nd"\n\xff,x\n', "rows.csv, line 5: byte 0xff is not UTF-8"),
+    (
+        "rows.jsonl",
+        b'{"input": "a", "output": "b"}\n{"input": "a" "output"}\n',
+        "rows.jsonl, line 2, column 15: not valid",
+    ),
+    ("rows.json", b'[{"input": "a", "output": "b"},\n{"input"}]', "rows.json, line 2, column 9: not valid JSON"),
+    ("rows.jsonl", b'{"input": "a", "output": "\xe4"}\n', "rows.jsonl, line 1: byte 0xe4 is not UTF-8"),
+    ("rows.txt", b"\n", "rows.txt holds no text"),
+    ("rows.parquet", b"PAR1", "rows.parquet is no Parquet file, or is damaged"),
+]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["", "streaming"])
+@pytest.mark.parametrize(("name", "raw", "message"), FILES)
+def test_a_file_that_cannot_be_used_is_named_with_the_line(name, raw, message, streaming, write):
+    if streaming and name.endswith(".json"):
+        message = "rows.json is one JSON value"
+    elif streaming and (" holds " in message):
+        message = rf"{name} \({len(raw)} bytes\): there are no rows"
+    with pytest.raises(DataError, match=message):
+        instruct(write(name=name, raw=raw), streaming=streaming)
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["", "streaming"])
+def test_rows_of_mixed_types_in_parquet_are_told_apart(write, streaming, tmp_path):
+    hub = pytest.importorskip("datasets")
+    hub.Dataset.from_list([GOOD, {"input": "Hi", "output": None}]).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"rows.parquet, row 1 \(the first is 0\): .*'output' is empty"):
+        instruct("rows.parquet", streaming=streaming)
+
+
+def test_samples_that_are_as_long_as_they_may_be_are_counted(write, caplog):
+    class Cutting(Letters):
+        def __call__(self, sample, inference=False):
+            return {key: value[: self.max_seq_len] for key, value in super().__call__(sample).items()}
+
+    dataset = datasets.instruct_dataset(Cutting(6), source=write(GOOD, {"input": "Hi", "output": "Ho" * 9}, GOOD))
+    with caplog.at_level(logging.INFO):
+        dataset.prepare(Preparation(workers=0))
+    assert "1 of 3 samples fill max_seq_len, 6 tokens; longer ones are cut" in caplog.text

@@ -1,0 +1,54 @@
+"""Token ids as a person reads them: special tokens by name, and each piece of text with the ids that make it."""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+_UNFINISHED = "\ufffd"  # what stands for a letter whose other bytes are still to come
+
+
+def special_names(tokenizer: Any) -> dict[int, str]:
+    """Id -> name of the special tokens that the tokenizer knows."""
+    found = getattr(tokenizer, "special_tokens", None)
+    return {index: name for name, index in found.items()} if isinstance(found, Mapping) else {}
+
+
+def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The whole text of the ids; of a tokenizer that cannot decode, their numbers."""
+    return "".join(text for _, text in pieces_of(tokenizer, ids, by_token=False))
+
+
+def pieces_of(tokenizer: Any, ids: Sequence[int], *, by_token: bool = True) -> Iterator[tuple[list[int], str]]:
+    """Ids and their text, in order; a special token is a piece of its own.
+
+    Args:
+        by_token: cut the text at each token, but not inside of a letter; False gives all between two special tokens.
+    """
+    names = special_names(tokenizer)
+    for is_special, run in groupby(map(int, ids), names.__contains__):
+        if is_special:
+            yield from (([index], names[index]) for index in run)
+        elif not hasattr(tokenizer, "decode"):
+            yield from (([index], f"{index} ") for index in run)
+        else:
+            found = list(run)
+            yield from _by_token(tokenizer, found) if by_token else [(found, _decoded(tokenizer, found))]
+
+
+def _by_token(tokenizer: Any, ids: list[int]) -> Iterator[tuple[list[int], str]]:
+    """Each token's text is what decoding gets longer by, since some decoders drop the space before a first word."""
+    before = begin = 0  # what is decoded again to see the difference, and where the piece begins
+    for end in range(1, len(ids) + 1):
+        known, text = _decoded(tokenizer, ids[before:begin]), _decoded(tokenizer, ids[before:end])
+        if end < len(ids) and text.endswith(_UNFINISHED):
+            continue
+        yield ids[begin:end], text[len(known) :]
+        before, begin = begin, end
+
+
+def _decoded(tokenizer: Any, ids: list[int]) -> str:
+    if not ids:
+        return ""
+    takes = inspect.signature(tokenizer.decode).parameters
+    return tokenizer.decode(ids, **{"skip_special_tokens": False} if "skip_special_tokens" in takes else {})
