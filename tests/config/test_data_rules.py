@@ -35,6 +35,7 @@ def test_weights_are_of_an_entry_and_no_argument_of_its_builder(parts, words):
         ([entries(", weight: 1", "")], "some of the datasets in the list have a weight and some have none"),
         ([entries(", weight: 0", ", weight: 1")], "dataset.0.weight must be a number above 0, found 0"),
         ([entries(", weight: half")], "found 'half'"),
+        ([f"dataset={ONE % ', weight: 1'}"], "dataset.weight is for an entry of a list"),
         (["mixture_stop=all_exhausted"], "a list whose entries have a weight"),
         (["mixture_stop=never"], "one of first_exhausted, all_exhausted"),
         ([f"dataset_val=[{ONE % ', weight: 1'}]"], "every sample counts once"),

@@ -240,9 +240,10 @@ def _kept(v: Values) -> tuple[str, str] | None:
 
 
 def _mixture(v: Values) -> tuple[str, str] | None:
-    if isinstance(node := v["dataset"], Mapping) and "weight" in node and "mixture_stop" not in node:
-        return "dataset.weight", "dataset.weight is of an entry of a list of datasets; one dataset needs none"
-    entries = v["dataset"] if isinstance(v["dataset"], list) else []
+    data = v["dataset"]
+    if isinstance(data, Mapping) and "weight" in data and str(data.get("_component_")).startswith("torchtune."):
+        return "dataset.weight", "dataset.weight is for an entry of a list of datasets; one dataset has none"
+    entries = data if isinstance(data, list) else []
     weights = [node.get("weight") for node in entries]
     if None in weights and set(weights) != {None}:
         return "dataset", "some of the datasets in the list have a weight and some have none; give it to all or to none"

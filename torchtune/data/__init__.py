@@ -40,6 +40,7 @@ __all__ = [
     "CROSS_ENTROPY_IGNORE_IDX", "AlpacaToMessages", "ChatMLTemplate", "ChosenRejectedToMessages",
     "GrammarErrorCorrectionTemplate", "InputOutputToMessages", "MaskingStrategy", "Message", "OpenAIToMessages",
     "PromptTemplate", "PromptTemplateInterface", "QuestionAnswerTemplate", "Role", "ShareGPTToMessages",
-    "StepLoader", "StreamLoader", "SummarizeTemplate", "left_pad_sequence", "mask_messages", "padded_collate", "padded_collate_dpo",
-    "padded_collate_packed", "padded_collate_sft", "truncate", "validate_messages", "validation_batches",
+    "StepLoader", "StreamLoader", "SummarizeTemplate", "left_pad_sequence", "mask_messages", "padded_collate",
+    "padded_collate_dpo", "padded_collate_packed", "padded_collate_sft", "truncate", "validate_messages",
+    "validation_batches",
 ]  # fmt: skip
