@@ -93,11 +93,29 @@ def quantized(report: dict[str, Any]) -> str:
     return "\n".join([setting, "", *rows])
 
 
+def packing(report: dict[str, Any]) -> str:
+    """Tokenising and packing on each side, then the speed of training on packs and on padded rows."""
+    found = report["environment"]
+    setting = (
+        f"{found['processor']}, PyTorch {found['torch']}, load average before: {found['load_average_before']:.1f}, "
+        f"{found['date']}; {report['rows']:,} rows, packs of {report['length']:,} tokens."
+    )
+    rows = ["| | seconds | packs | filled | peak memory, GiB |", "|---|---|---|---|---|"]
+    for name, way in report["packing"].items():
+        cells = [name, f"{way['seconds']:.1f}", f"{way['packs']:,}", f"{100 * way['filled']:.2f} %"]
+        rows.append(f"| {' | '.join([*cells, format(way['peak_memory_gib'], '.2f')])} |")
+    trained = ["| Training | tokens per second | steps per second |", "|---|---|---|"]
+    for name, way in report["training"].items():
+        trained.append(f"| {name} | {way['tokens_per_second']:,.0f} | {way['steps_per_second']:.2f} |")
+    return "\n".join([setting, "", *rows, "", *trained])
+
+
 # By the name of the file of results: the page, and what writes its table.
 TABLES = {
     "adapters_cpu": ("performance.md", training),
     "qlora_load_cpu": ("performance.md", loading),
     "generate_cpu": ("performance.md", generating),
+    "packing_cpu": ("performance.md", packing),
     "quantized_decode_cpu": ("quantization.md", quantized),
 }
 

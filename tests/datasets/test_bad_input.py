@@ -66,6 +66,8 @@ WRONG_ROWS = [
         "no 'output'; it has 'input', 'outptu'.* nearest to 'output' is 'outptu'",
     ),
     (alpaca, {"instruction": "Hi", "output": [1]}, r"is \[1\]; expected a text"),
+    (alpaca, {"instruction": 3, "output": "Ho"}, "'instruction' is '3'; expected a text"),
+    (alpaca, {"instruction": "Hi", "input": [1], "output": "Ho"}, r"'input' is '\[1\]'; expected a text"),
     (alpaca, {"instrution": "Hi", "output": "Ho"}, "nearest to 'instruction' is 'instrution'"),
     (openai, {"talk": "Hi"}, "a dialogue is 'Hi'; expected a list of turns, at least one, each an object"),
     (openai, {"talk": ["Hi"]}, "expected a list of turns"),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtune.data._messages import MaskingStrategy, Message, Role, check_masking_strategy, mask_messages
-from torchtune.data._turns import cell, dialogue, openai_message, sharegpt_message, tools_of, with_system
+from torchtune.data._turns import cell, dialogue, openai_message, sharegpt_message, text_cell, tools_of, with_system
 from torchtune.errors import ConfigError
 from torchtune.modules.transforms import Transform
 
@@ -43,9 +43,9 @@ class AlpacaToMessages(Transform):
         self._input = (column_map or {}).get("input", "input")
 
     def __call__(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
-        context = sample.get(self._input)
+        context = text_cell(sample, self._input) if sample.get(self._input) else ""
         wording = _ALPACA_WITH_INPUT if context else _ALPACA_WITHOUT_INPUT
-        prompt = wording.format(instruction=cell(sample, self.column_map["instruction"]), input=context)
+        prompt = wording.format(instruction=text_cell(sample, self.column_map["instruction"]), input=context)
         messages = [Message("user", prompt), Message("assistant", cell(sample, self.column_map["output"]))]
         mask_messages(messages, self.masking_strategy)
         return {"messages": messages}

@@ -95,6 +95,14 @@ def cell(row: Mapping[str, Any], column: str) -> Any:
     return row[column]
 
 
+def text_cell(row: Mapping[str, Any], column: str) -> str:
+    """What stands in a column, which must be there and be a text."""
+    found = cell(row, column)
+    if not isinstance(found, str):
+        raise DataError(f"a row's {column!r} is {str(found)[:100]!r}; expected a text")
+    return found
+
+
 def _is_trained(turn: Turn) -> bool | None:
     """What a turn says itself: OpenAI's ``weight``, axolotl's ``train``, or ``masked``; None where it says nothing."""
     said = {name: turn[name] for name in ("weight", "train", "masked") if turn.get(name) is not None}

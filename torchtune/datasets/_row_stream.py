@@ -78,8 +78,6 @@ class RowStream:
         buffer: rows that are in memory together when shuffled
     """
 
-    is_local = True
-
     def __init__(
         self, units: Sequence[Unit], keeps: Callable[[Row], bool] | None = None, buffer: int = DEFAULT_BUFFER
     ) -> None:
