@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -99,14 +99,6 @@ class TokenTable:
         for values in (self.tokens, self.trained, self.ends):
             content.update(np.ascontiguousarray(values).data)
         return content.hexdigest()
-
-
-class Sink(Protocol):
-    """What takes pieces in their order and becomes a table."""
-
-    def add(self, piece: Piece) -> None: ...
-
-    def table(self) -> TokenTable: ...
 
 
 class InMemory:
