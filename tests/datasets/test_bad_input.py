@@ -4,7 +4,7 @@ import json
 import logging
 
 import pytest
-from test_builders import Letters
+from letters import Letters
 
 from torchtune import datasets
 from torchtune.datasets._prepare import Preparation

@@ -1,12 +1,14 @@
 """Tokenising once: the same for any number of processes, kept on disk, and never taken for other data."""
 
+import importlib
 import json
 import logging
 import os
+import sys
 
 import numpy as np
 import pytest
-from test_builders import Letters
+from letters import Letters
 
 from torchtune.datasets import PackedDataset, instruct_dataset, text_completion_dataset
 from torchtune.datasets._prepare import Preparation
@@ -67,6 +69,19 @@ CHANGES = {
 def test_other_data_is_never_taken_for_it(rows, tmp_path):
     datasets = [instruct_dataset(Letters(), source=rows()), *(build(rows) for build in CHANGES.values())]
     assert len({dataset.tokens_fingerprint() for dataset in datasets}) == len(datasets)
+
+
+def test_a_changed_class_is_never_taken_for_it(rows, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    source, found = rows(), []
+    for read in ("row['output']", "row['input']"):
+        (tmp_path / "my_kind.py").write_text(
+            "from torchtune.datasets import TextCompletionDataset\n\n\n"
+            f"class Kind(TextCompletionDataset):\n    def read(self, row):\n        return {read}\n"
+        )
+        monkeypatch.delitem(sys.modules, "my_kind", raising=False)
+        found.append(importlib.import_module("my_kind").Kind(Letters(), source).tokens_fingerprint())
+    assert found[0] != found[1]
 
 
 def test_a_torn_folder_is_made_anew(rows, tmp_path):

@@ -7,7 +7,8 @@ import tracemalloc
 
 import pytest
 import torch
-from test_builders import Letters, text
+from letters import Letters
+from test_builders import text
 
 from torchtune import datasets
 from torchtune.data import padded_collate_packed, padded_collate_sft

@@ -9,13 +9,14 @@ from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 
-ALLOWED = ("torchtune", "torch.optim", "torch.nn", "torch.utils.data", "torchao", "bitsandbytes")
+_OURS = ("torchtune", "llama_recipes.datasets")
+ALLOWED = (*_OURS, "torch.optim", "torch.nn", "torch.utils.data", "torchao", "bitsandbytes")
 ENVIRONMENT = "TUNE_ALLOW_COMPONENTS"
 FLAG = "--allow-component"
 
 # Inside the allowed packages, but able to run commands, import by name or read pickles for whoever writes the config.
 _GADGETS = (
-    "torchtune.cli", "torchtune.config", "torchtune.errors",
+    "torchtune.cli", "torchtune.config", "torchtune.errors", "llama_recipes.datasets._custom.get_custom_dataset",
     "torch.utils.data.datapipes", "torch.utils.data.graph", "torch.utils.data._utils.worker",
     "torch.utils.data._utils.pin_memory", "torch.utils.data.backward_compatibility",
     "torchao._models", "torchao.testing", "torchao.utils",
@@ -58,7 +59,7 @@ def may_use(module: str, name: str, kind: str, more: Iterable[str] = ()) -> bool
         return kind in ("class", "function")
     if kind not in ("class", "function") or within(f"{module}.{name}", _GADGETS):
         return False
-    if local_root(module.partition(".")[0]) is not None or within(module, ("torchtune",)):
+    if local_root(module.partition(".")[0]) is not None or within(module, _OURS):
         return True
     if not within(module, ALLOWED) or "." in name or name.startswith("_"):
         return False

@@ -177,6 +177,9 @@ def _do(indices: range) -> Piece:
 def fingerprint_of(rows: str, *parts: Any) -> str | None:
     """What tokenised data depends on: the rows, the objects that make samples of them, and the sources of these.
 
+    Args:
+        parts: the objects, and classes.
+
     None where an object has no stable form, for example one that holds an open file.
     """
     from datasets.fingerprint import Hasher
@@ -187,7 +190,8 @@ def fingerprint_of(rows: str, *parts: Any) -> str | None:
     try:
         for part in parts:
             content.update(Hasher.hash(part).encode())
-            content.update(b"".join(_source(kind) for kind in type(part).__mro__))
+            kind = part if isinstance(part, type) else type(part)
+            content.update(b"".join(map(_source, kind.__mro__)))
     except (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError, pickle.PickleError):
         return None
     return content.hexdigest()[:32]

@@ -198,7 +198,7 @@ class TokenRowDataset(RowDataset):
     def tokens_fingerprint(self) -> str | None:
         """What the tokens depend on; None where that cannot be told."""
         parts = [value for name, value in sorted(vars(self).items()) if name not in ("_rows", "_table")]
-        return fingerprint_of(self._rows.fingerprint(), type(self).__qualname__, *parts)
+        return fingerprint_of(self._rows.fingerprint(), type(self), *parts)
 
 
 def _refuse_faults(read: Callable[[int], Any], indices: Iterable[int]) -> None:

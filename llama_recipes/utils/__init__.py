@@ -1,0 +1,1 @@
+"""Helpers under the names that code written for ``llama_recipes`` imports."""
