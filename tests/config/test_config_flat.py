@@ -140,6 +140,14 @@ def test_a_short_name_means_what_its_key_is_for(word, key, path):
     assert load_text(FLAT, "f", [word]).cfg[key]._component_ == path
 
 
+def test_short_names_in_a_list():
+    text = FLAT.replace("dataset: alpaca", "dataset: [alpaca, {_component_: chat, weight: 2}, {_component_: my.own}]")
+    cfg = load_text(text, "f").cfg
+    assert [each._component_ for each in cfg.dataset] == [
+        "torchtune.datasets.alpaca_dataset", "torchtune.datasets.chat_dataset", "my.own"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("clean", "name"), [("True", "alpaca_cleaned_dataset"), ("False", "alpaca_dataset")])
 def test_arguments_of_the_flat_dataset(clean, name):
     loaded = load_text(FLAT + f"use_clean: {clean}\ntrain_on_input: False\n", "f")

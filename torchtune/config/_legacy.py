@@ -80,15 +80,19 @@ class Normaliser:
 
     def _short_names(self) -> None:
         components = component_keys(FinetuneConfig) & _names.ROLES.keys()
-        for key, value in list(self.data.items()):
-            if key not in components:
-                continue
-            if isinstance(value, str) and "${" not in value:
-                self.data[key] = {"_component_": self._expand(key, value)}
-            elif isinstance(value, dict) and isinstance(path := value.get("_component_"), str) and "." not in path:
-                value["_component_"] = self._expand(key, path)
-            elif isinstance(value, list):
-                self.data[key] = [{"_component_": self._expand(key, v)} if isinstance(v, str) else v for v in value]
+        for key, value in self.data.items():
+            if key in components:
+                self.data[key] = self._named(key, value)
+
+    def _named(self, key: str, value: Any) -> Any:
+        """A component, or a list of them, with a dotted path where it has a short name."""
+        if isinstance(value, list):
+            return [self._named(key, each) for each in value]
+        if isinstance(value, str) and "${" not in value:
+            return {"_component_": self._expand(key, value)}
+        if isinstance(value, dict) and isinstance(short := value.get("_component_"), str):
+            value["_component_"] = self._expand(key, short)
+        return value
 
     def _expand(self, key: str, short: str) -> str:
         if "." in short or "${" in short:
