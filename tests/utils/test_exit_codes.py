@@ -62,6 +62,21 @@ def test_the_innermost_block_reports_once(capsys):
     assert capsys.readouterr().err.count("row 3") == 1
 
 
+def test_an_unforeseen_error_is_ours_or_of_a_file_of_the_users(capsys):
+    def stopped_by(call) -> str:
+        with pytest.raises(SystemExit) as stop, ending():
+            call()
+        assert stop.value.code == 1
+        return capsys.readouterr().err.splitlines()[-1]
+
+    def mine():
+        json.loads("{")  # raised in a library, but called here
+
+    line = mine.__code__.co_firstlineno + 1
+    assert stopped_by(mine) == f"It happened in {__file__}, line {line}, which is no part of torchtune."
+    assert stopped_by(lambda: read_records(None)).startswith("This looks like a bug")
+
+
 def test_out_of_memory_comes_with_advice(capsys):
     with pytest.raises(SystemExit), ending():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import sys
+import sysconfig
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -30,7 +31,10 @@ _MEMORY_ADVICE = (
     "enable_activation_checkpointing=True, then enable_activation_offloading=True and optimizer_in_bwd=True."
 )
 
-_LAUNCHER_FILES = (__file__, str(Path(__file__).parents[1] / "cli"), "<frozen runpy>")
+_PACKAGE = Path(__file__).parents[1]
+_LAUNCHER_FILES = (__file__, str(_PACKAGE / "cli"), "<frozen runpy>")
+_OURS = tuple(str(folder) for folder in (_PACKAGE, _PACKAGE.with_name("recipes"), _PACKAGE.with_name("llama_recipes")))
+_LIBRARIES = ("<", *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
 
 T = TypeVar("T")
 
@@ -118,7 +122,7 @@ def _report(error: BaseException, code: int, log_dir: str | Path | None) -> str:
     if os.environ.get("TUNE_TRACEBACK") == "1":
         return trace
     if code == BUG:
-        return f"{trace}\nThis looks like a bug rather than a fault in your config or data. {where}".rstrip()
+        return f"{trace}\n{_whose_fault(error.__traceback__)} {where}".rstrip()
     lines = _message(error, code).strip().splitlines()
     room = MAX_LINES - 2
     if len(lines) > room:
@@ -134,6 +138,16 @@ def _own_part(trace: TracebackType | None) -> TracebackType | None:
     while inner and inner.tb_frame.f_code.co_filename.startswith(_LAUNCHER_FILES):
         inner = inner.tb_next
     return inner or trace
+
+
+def _whose_fault(trace: TracebackType | None) -> str:
+    """Where an unforeseen error comes from; the innermost frame that is no library's may be in a file of the user's."""
+    for frame in reversed(traceback.extract_tb(trace)):
+        if frame.filename.startswith(_OURS):
+            break
+        if not frame.filename.startswith(_LIBRARIES):
+            return f"It happened in {frame.filename}, line {frame.lineno}, which is no part of torchtune."
+    return "This looks like a bug rather than a fault in your config or data."
 
 
 def _message(error: BaseException, code: int) -> str:
