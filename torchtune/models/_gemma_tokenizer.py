@@ -1,23 +1,15 @@
 """Gemma's tokenizer and the form of its dialogues (1, 2 and 3 share the tokenizer)."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from torchtune.data._messages import Message, Role
 from torchtune.data._prompt_templates import PromptTemplateInterface, _get_prompt_template
 from torchtune.errors import ConfigError, DataError
-from torchtune.modules.transforms import Transform
-from torchtune.modules.transforms.tokenizers import ModelTokenizer, SentencePieceBaseTokenizer
+from torchtune.models._words_tokenizer import Words, WordsTokenizer
+from torchtune.modules.transforms.tokenizers import SentencePieceBaseTokenizer
 from torchtune.modules.transforms.tokenizers._files import JSON, SENTENCEPIECE, kind_of, require_file
 from torchtune.modules.transforms.tokenizers._tokenizer_json import PlainTextTokenizer
-from torchtune.modules.transforms.tokenizers._utils import (
-    apply_template,
-    check_truncation_type,
-    text_of,
-    tokenize_sample,
-    truncate,
-)
+from torchtune.modules.transforms.tokenizers._utils import apply_template, text_of, truncate
 
 _START, _END = "<start_of_turn>", "<end_of_turn>"
 _MARKS = (_START, _END, "<start_of_image>", "<end_of_image>")
@@ -73,7 +65,7 @@ class Gemma3ChatTemplate(GemmaChatTemplate):
         return "", messages
 
 
-class GemmaTokenizer(ModelTokenizer, Transform):
+class GemmaTokenizer(WordsTokenizer):
     """Gemma's words and dialogues.
 
     Marks such as ``<start_of_turn>`` in a template become their tokens; in a message, or in :meth:`encode`, they stay
@@ -96,46 +88,21 @@ class GemmaTokenizer(ModelTokenizer, Transform):
         prompt_template: PromptTemplateInterface | None = None,
         truncation_type: str = "right",
     ) -> None:
-        check_truncation_type(truncation_type)
         is_json = kind_of(require_file(path, SENTENCEPIECE)) == JSON
-        self._base = PlainTextTokenizer(path, "<bos>", "<eos>") if is_json else SentencePieceBaseTokenizer(path)
-        found = {name: self._id_of(name) for name in ("<pad>", "<eos>", "<bos>", *_MARKS)}
-        self.special_tokens = {name: token for name, token in found.items() if token is not None}
-        self.max_seq_len = max_seq_len
-        self.prompt_template = prompt_template
-        self.truncation_type = truncation_type
-        self.stop_tokens = [self.eos_id, *(self.special_tokens[name] for name in [_END] if name in self.special_tokens)]
+        words = PlainTextTokenizer(path, "<bos>", "<eos>") if is_json else SentencePieceBaseTokenizer(path)
+        found = {name: _id_of(words, name) for name in ("<pad>", "<eos>", "<bos>", *_MARKS)}
+        special_tokens = {name: token for name, token in found.items() if token is not None}
+        super().__init__(words, special_tokens, max_seq_len, prompt_template, truncation_type)
+        if _END in special_tokens:
+            self.stop_tokens.append(special_tokens[_END])
         self._is_chat = isinstance(prompt_template, GemmaChatTemplate)
         if self._is_chat and not {_START, _END} <= self.special_tokens.keys():
             raise ConfigError(f"{path} has no {_START} and {_END}, which the chat template needs; is it Gemma's?")
 
-    def _id_of(self, name: str) -> int | None:
-        if isinstance(self._base, PlainTextTokenizer):
-            return self._base.tokenizer.token_to_id(name)
-        found = self._base.spm_model.piece_to_id(name)
-        return None if found == self._base.spm_model.unk_id() else found
-
-    @property
-    def eos_id(self) -> int:
-        return self._base.eos_id
-
-    @property
-    def bos_id(self) -> int:
-        return self._base.bos_id
-
-    @property
-    def pad_id(self) -> int:
-        return self.special_tokens.get("<pad>", 0)
-
-    @property
-    def vocab_size(self) -> int:
-        """One more than the largest id, that of Gemma 3's image token included."""
-        return self._base.vocab_size
-
     @property
     def text_vocab_size(self) -> int:
         """Rows that the embedding of a model without images needs."""
-        return self.vocab_size - (self._id_of("<image_soft_token>") == self.vocab_size - 1)
+        return self.vocab_size - (_id_of(self._base, "<image_soft_token>") == self.vocab_size - 1)
 
     def encode(
         self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False
@@ -195,10 +162,6 @@ class GemmaTokenizer(ModelTokenizer, Transform):
         tokens = truncate(tokens, limit, self.eos_id if ends else None, self.truncation_type)
         return tokens, truncate(mask, limit, None, self.truncation_type)
 
-    def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> Mapping[str, Any]:
-        """The sample with ``tokens`` and ``mask`` in place of ``messages``; at inference the last turn stays open."""
-        return tokenize_sample(self, sample, inference)
-
 
 def gemma_tokenizer(
     path: str,
@@ -212,6 +175,13 @@ def gemma_tokenizer(
         prompt_template: dotted path to a template, or role -> [text before, text after].
     """
     return GemmaTokenizer(path, max_seq_len, _get_prompt_template(prompt_template), truncation_type)
+
+
+def _id_of(words: Words, name: str) -> int | None:
+    if isinstance(words, PlainTextTokenizer):
+        return words.tokenizer.token_to_id(name)
+    found = words.spm_model.piece_to_id(name)
+    return None if found == words.spm_model.unk_id() else found
 
 
 def _text(message: Message) -> str:

@@ -1,20 +1,13 @@
 """Llama 2's tokenizer and the form of its dialogues."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from torchtune.data._messages import Message, Role
 from torchtune.data._prompt_templates import PromptTemplateInterface, _get_prompt_template, surround
 from torchtune.errors import DataError
-from torchtune.modules.transforms import Transform
-from torchtune.modules.transforms.tokenizers import (
-    ModelTokenizer,
-    SentencePieceBaseTokenizer,
-    tokenize_messages_no_special_tokens,
-)
+from torchtune.models._words_tokenizer import WordsTokenizer
+from torchtune.modules.transforms.tokenizers import SentencePieceBaseTokenizer, tokenize_messages_no_special_tokens
 from torchtune.modules.transforms.tokenizers._files import JSON, SENTENCEPIECE, kind_of, require_file
 from torchtune.modules.transforms.tokenizers._tokenizer_json import PlainTextTokenizer
-from torchtune.modules.transforms.tokenizers._utils import apply_template, check_truncation_type, tokenize_sample
+from torchtune.modules.transforms.tokenizers._utils import apply_template
 
 
 class Llama2ChatTemplate(PromptTemplateInterface):
@@ -49,7 +42,7 @@ class Llama2ChatTemplate(PromptTemplateInterface):
         return dressed
 
 
-class Llama2Tokenizer(ModelTokenizer, Transform):
+class Llama2Tokenizer(WordsTokenizer):
     """Llama 2's words and dialogues.
 
     Args:
@@ -66,40 +59,9 @@ class Llama2Tokenizer(ModelTokenizer, Transform):
         prompt_template: PromptTemplateInterface | None = Llama2ChatTemplate(),  # noqa: B008 (it holds no state)
         truncation_type: str = "right",
     ) -> None:
-        check_truncation_type(truncation_type)
-        self._base = _words(path)
-        self.max_seq_len = max_seq_len
-        self.prompt_template = prompt_template
-        self.truncation_type = truncation_type
-        self.special_tokens = {"<s>": self.bos_id, "</s>": self.eos_id}
-        self.stop_tokens = [self.eos_id]
-
-    @property
-    def eos_id(self) -> int:
-        return self._base.eos_id
-
-    @property
-    def bos_id(self) -> int:
-        return self._base.bos_id
-
-    @property
-    def pad_id(self) -> int:
-        """Llama 2 has no word for padding; the unknown word stands in."""
-        return 0
-
-    @property
-    def vocab_size(self) -> int:
-        return self._base.vocab_size
-
-    def encode(
-        self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False
-    ) -> list[int]:
-        """The ids of a text; see :meth:`SentencePieceBaseTokenizer.encode`."""
-        return self._base.encode(text, add_bos, add_eos, trim_leading_whitespace)
-
-    def decode(self, token_ids: list[int]) -> str:
-        """The text of the ids, special tokens left out."""
-        return self._base.decode(token_ids)
+        words = _words(path)
+        special_tokens = {"<s>": words.bos_id, "</s>": words.eos_id}
+        super().__init__(words, special_tokens, max_seq_len, prompt_template, truncation_type)
 
     def tokenize_messages(
         self, messages: list[Message], *, add_start_tokens: bool = True, add_end_tokens: bool = True
@@ -118,10 +80,6 @@ class Llama2Tokenizer(ModelTokenizer, Transform):
             truncation_type=self.truncation_type,
             add_end_tokens=add_end_tokens,
         )
-
-    def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> Mapping[str, Any]:
-        """The sample with ``tokens`` and ``mask`` in place of ``messages``; at inference the last turn stays open."""
-        return tokenize_sample(self, sample, inference)
 
 
 def llama2_tokenizer(

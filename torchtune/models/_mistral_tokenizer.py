@@ -9,23 +9,12 @@ from torchtune.data._messages import Message, Role
 from torchtune.data._prompt_templates import PromptTemplateInterface, _get_prompt_template, surround
 from torchtune.errors import DataError
 from torchtune.models._mistral_dialogues import Control, version_number, version_of, write
-from torchtune.modules.transforms import Transform
-from torchtune.modules.transforms.tokenizers import (
-    ModelTokenizer,
-    SentencePieceBaseTokenizer,
-    tokenize_messages_no_special_tokens,
-)
+from torchtune.models._words_tokenizer import Words, WordsTokenizer
+from torchtune.modules.transforms.tokenizers import SentencePieceBaseTokenizer, tokenize_messages_no_special_tokens
 from torchtune.modules.transforms.tokenizers._files import JSON, SENTENCEPIECE, kind_of, require_file
 from torchtune.modules.transforms.tokenizers._tekken import TEKKEN, TekkenBaseTokenizer, is_tekken
 from torchtune.modules.transforms.tokenizers._tokenizer_json import PlainTextTokenizer
-from torchtune.modules.transforms.tokenizers._utils import (
-    apply_template,
-    check_truncation_type,
-    tokenize_sample,
-    truncate,
-)
-
-Words = SentencePieceBaseTokenizer | PlainTextTokenizer | TekkenBaseTokenizer
+from torchtune.modules.transforms.tokenizers._utils import apply_template, truncate
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +38,7 @@ class MistralChatTemplate(PromptTemplateInterface):
         return [surround(message, *(self.template.get(message.role) or ("", ""))) for message in messages]
 
 
-class MistralTokenizer(ModelTokenizer, Transform):
+class MistralTokenizer(WordsTokenizer):
     """Mistral's words and dialogues.
 
     There are two forms of dialogues. Without ``version`` it is torchtune's: each turn begins with ``bos_id``, and the
@@ -81,15 +70,12 @@ class MistralTokenizer(ModelTokenizer, Transform):
         *,
         version: str | None = None,
     ) -> None:
-        check_truncation_type(truncation_type)
-        self._base, self.special_tokens = _words(path)
+        super().__init__(*_words(path), max_seq_len, prompt_template, truncation_type)
         self.version = self._find_version(version, Path(path).name)
         self._number = version_number(self.version, self.special_tokens) if self.version else None
         is_plain = isinstance(prompt_template, MistralChatTemplate)
-        self.prompt_template = None if is_plain and self.version else prompt_template
-        self.max_seq_len = max_seq_len
-        self.truncation_type = truncation_type
-        self.stop_tokens = [self.eos_id]
+        if is_plain and self.version:
+            self.prompt_template = None
         if is_plain and not self.version and "[INST]" in self.special_tokens:
             logger.warning(
                 "The vocabulary of %s has the control token [INST], and MistralChatTemplate writes [INST] as text. "
@@ -103,23 +89,6 @@ class MistralTokenizer(ModelTokenizer, Transform):
             return named if asked is None or named else version_of(self.special_tokens, file_name)
         return asked
 
-    @property
-    def eos_id(self) -> int:
-        return self._base.eos_id
-
-    @property
-    def bos_id(self) -> int:
-        return self._base.bos_id
-
-    @property
-    def pad_id(self) -> int:
-        """Where Mistral has no word for padding, the unknown word stands in."""
-        return self.special_tokens.get("<pad>", 0)
-
-    @property
-    def vocab_size(self) -> int:
-        return self._base.vocab_size
-
     def encode(
         self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False
     ) -> list[int]:
@@ -127,10 +96,6 @@ class MistralTokenizer(ModelTokenizer, Transform):
         if trim_leading_whitespace and not isinstance(self._base, TekkenBaseTokenizer):
             return self._base.encode(text, add_bos, add_eos, trim_leading_whitespace=True)
         return self._base.encode(text, add_bos, add_eos)
-
-    def decode(self, token_ids: list[int]) -> str:
-        """The text of the ids, special tokens left out."""
-        return self._base.decode(token_ids)
 
     def tokenize_messages(
         self,
@@ -182,12 +147,6 @@ class MistralTokenizer(ModelTokenizer, Transform):
         if isinstance(piece, Control):
             return [self.special_tokens[piece]]
         return self.encode(piece, add_bos=False, add_eos=False)
-
-    def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> Mapping[str, Any]:
-        """The sample with ``tokens`` and ``mask`` in place of ``messages`` and, where it has some, of ``tools``; at
-        inference the last turn stays open.
-        """
-        return tokenize_sample(self, sample, inference)
 
 
 def mistral_tokenizer(
