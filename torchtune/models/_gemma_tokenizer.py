@@ -9,7 +9,7 @@ from torchtune.models._words_tokenizer import Words, WordsTokenizer
 from torchtune.modules.transforms.tokenizers import SentencePieceBaseTokenizer
 from torchtune.modules.transforms.tokenizers._files import JSON, SENTENCEPIECE, kind_of, require_file
 from torchtune.modules.transforms.tokenizers._tokenizer_json import PlainTextTokenizer
-from torchtune.modules.transforms.tokenizers._utils import apply_template, text_of, truncate
+from torchtune.modules.transforms.tokenizers._utils import apply_template, text_of, truncate_dialogue
 
 _START, _END = "<start_of_turn>", "<end_of_turn>"
 _MARKS = (_START, _END, "<start_of_image>", "<end_of_image>")
@@ -142,7 +142,10 @@ class GemmaTokenizer(WordsTokenizer):
                 ids.append(self.eos_id)
             tokens += ids
             mask += [message.masked] * len(ids)
-        return self._cut(tokens, mask, ends=add_eos and not self._is_chat)
+        # What is cut at the left still has its end.
+        ends = add_eos and not self._is_chat and self.truncation_type == "right"
+        end = (self.eos_id if ends else None, None)
+        return truncate_dialogue(tokens, mask, self.max_seq_len, self.truncation_type, end)
 
     def _with_marks(self, text: str) -> list[int]:
         """The ids of a text whose marks, but for those held apart, are tokens."""
@@ -153,14 +156,6 @@ class GemmaTokenizer(WordsTokenizer):
             else:
                 ids += self.encode(_HELD_APART.sub("", piece), add_bos=False, add_eos=False)
         return ids
-
-    def _cut(self, tokens: list[int], mask: list[bool], ends: bool) -> tuple[list[int], list[bool]]:
-        limit = self.max_seq_len
-        if limit is None or len(tokens) <= limit:
-            return tokens, mask
-        ends = ends and self.truncation_type == "right"  # what is cut at the left still has its end
-        tokens = truncate(tokens, limit, self.eos_id if ends else None, self.truncation_type)
-        return tokens, truncate(mask, limit, None, self.truncation_type)
 
 
 def gemma_tokenizer(

@@ -16,7 +16,7 @@ from torchtune.modules.transforms.tokenizers._utils import (
     check_truncation_type,
     text_of,
     tokenize_sample,
-    truncate,
+    truncate_dialogue,
 )
 
 # Pattern, names and numbers: https://github.com/meta-llama/llama-models/blob/main/models/llama3/tokenizer.py
@@ -181,11 +181,8 @@ class Llama3Tokenizer(ModelTokenizer, Transform):
         if add_end_tokens:
             tokens.append(self.eos_id)
             mask.append(True)
-        if self.max_seq_len is None or len(tokens) <= self.max_seq_len:
-            return tokens, mask
-        eos_id, eos_mask = (self.eos_id, True) if add_end_tokens else (None, None)
-        tokens = truncate(tokens, self.max_seq_len, eos_id, self.truncation_type)
-        return tokens, truncate(mask, self.max_seq_len, eos_mask, self.truncation_type)
+        end = (self.eos_id, True) if add_end_tokens else (None, None)
+        return truncate_dialogue(tokens, mask, self.max_seq_len, self.truncation_type, end)
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> Mapping[str, Any]:
         """The sample with ``tokens`` and ``mask`` in place of ``messages``; at inference the last one stays open."""

@@ -14,7 +14,7 @@ from torchtune.modules.transforms.tokenizers import SentencePieceBaseTokenizer, 
 from torchtune.modules.transforms.tokenizers._files import JSON, SENTENCEPIECE, kind_of, require_file
 from torchtune.modules.transforms.tokenizers._tekken import TEKKEN, TekkenBaseTokenizer, is_tekken
 from torchtune.modules.transforms.tokenizers._tokenizer_json import PlainTextTokenizer
-from torchtune.modules.transforms.tokenizers._utils import apply_template, truncate
+from torchtune.modules.transforms.tokenizers._utils import apply_template, truncate_dialogue
 
 logger = logging.getLogger(__name__)
 
@@ -137,11 +137,8 @@ class MistralTokenizer(WordsTokenizer):
             for piece in pieces:
                 tokens += self._ids(piece)
             mask += [message.masked] * (len(tokens) - len(mask))
-        if self.max_seq_len is None or len(tokens) <= self.max_seq_len:
-            return tokens, mask
-        eos_id, eos_mask = (self.eos_id, mask[-1]) if add_eos else (None, None)
-        tokens = truncate(tokens, self.max_seq_len, eos_id, self.truncation_type)
-        return tokens, truncate(mask, self.max_seq_len, eos_mask, self.truncation_type)
+        end = (self.eos_id, mask[-1]) if add_eos else (None, None)
+        return truncate_dialogue(tokens, mask, self.max_seq_len, self.truncation_type, end)
 
     def _ids(self, piece: str) -> list[int]:
         if isinstance(piece, Control):

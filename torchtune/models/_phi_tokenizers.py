@@ -26,7 +26,7 @@ from torchtune.modules.transforms.tokenizers._utils import (
     check_truncation_type,
     text_of,
     tokenize_sample,
-    truncate,
+    truncate_dialogue,
 )
 
 _ROLES = ("system", "user", "assistant")
@@ -99,11 +99,8 @@ class _PhiTokenizer(ModelTokenizer, Transform):
             if add_end_tokens and is_last:
                 tokens += [self.special_tokens[name] for name in self._after]
             mask += [message.masked] * (len(tokens) - len(mask))
-        if self.max_seq_len is None or len(tokens) <= self.max_seq_len:
-            return tokens, mask
-        eos_id = self.eos_id if add_end_tokens else None
-        tokens = truncate(tokens, self.max_seq_len, eos_id, self.truncation_type)
-        return tokens, truncate(mask, self.max_seq_len, None, self.truncation_type)
+        end = (self.eos_id if add_end_tokens else None, None)
+        return truncate_dialogue(tokens, mask, self.max_seq_len, self.truncation_type, end)
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> Mapping[str, Any]:
         """The sample with ``tokens`` and ``mask`` in place of ``messages``; at inference the last one stays open."""

@@ -20,7 +20,7 @@ from torchtune.modules.transforms.tokenizers._chat_template import (
 from torchtune.modules.transforms.tokenizers._rows import PLACE, Row, find_written, template_rows
 from torchtune.modules.transforms.tokenizers._spans import trained_spans
 from torchtune.modules.transforms.tokenizers._tokenizer_json import HuggingFaceBaseTokenizer, encode_text, token_text
-from torchtune.modules.transforms.tokenizers._utils import check_truncation_type, tokenize_sample, truncate
+from torchtune.modules.transforms.tokenizers._utils import check_truncation_type, tokenize_sample, truncate_dialogue
 
 if TYPE_CHECKING:
     from torchtune.data import Message
@@ -174,14 +174,8 @@ class HuggingFaceModelTokenizer:
         render = partial(self.render_template, tools=tools)
         spans = trained_spans(rows, masked, text, marks if add_eos else [], render, self.special_tokens)
         ids, mask = self._tokenized(text, spans)
-        limit = max_seq_len or self.max_seq_len
-        if limit is None or len(mask) <= limit:
-            return ids, mask
-        eos_id, eos_mask = (self.eos_id, mask[-1]) if add_eos else (None, None)
-        return (
-            truncate(ids, limit, eos_id, self.truncation_type),
-            truncate(mask, limit, eos_mask, self.truncation_type),
-        )
+        end = (self.eos_id, mask[-1]) if add_eos and mask else (None, None)
+        return truncate_dialogue(ids, mask, max_seq_len or self.max_seq_len, self.truncation_type, end)
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> Mapping[str, Any]:
         """The sample with ``tokens`` and ``mask`` in place of ``messages`` and, if it has them, ``tools``."""

@@ -46,6 +46,23 @@ def truncate(
     return kept
 
 
+def truncate_dialogue(
+    tokens: list[int],
+    mask: list[bool],
+    max_seq_len: int | None,
+    truncation_type: str,
+    end: tuple[int | None, bool | None] = (None, None),
+) -> tuple[list[int], list[bool]]:
+    """At most ``max_seq_len`` of the tokens and of their mask; ``end`` are the last of both where something is cut."""
+    if max_seq_len is None or len(tokens) <= max_seq_len:
+        return tokens, mask
+    eos_id, eos_mask = end
+    return (
+        truncate(tokens, max_seq_len, eos_id, truncation_type),
+        truncate(mask, max_seq_len, eos_mask, truncation_type),
+    )
+
+
 def check_truncation_type(truncation_type: str) -> None:
     if truncation_type not in TRUNCATION_TYPES:
         raise ConfigError(f"truncation_type is {truncation_type!r}; expected 'left' or 'right'")
