@@ -235,7 +235,7 @@ def _become_worker(
         _fresh_logging()
         os.chdir(files[0].parent)
         get_logger("INFO")
-        (program or exits_cleanly(recipe().main))(argv)
+        (program or exits_cleanly(recipe_module().main))(argv)
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -262,9 +262,9 @@ def wait_for(children: list[Child]) -> Ended:
     return Ended(first, "".join(e.out for e in ended), "".join(e.err for e in ended), codes)
 
 
-def recipe() -> ModuleType:
-    """``recipes/finetune.py`` as a module."""
-    spec = importlib.util.spec_from_file_location("finetune_recipe", REPO / "recipes" / "finetune.py")
+def recipe_module(name: str = "finetune") -> ModuleType:
+    """A file of ``recipes`` as a module."""
+    spec = importlib.util.spec_from_file_location(f"{name}_recipe", REPO / "recipes" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

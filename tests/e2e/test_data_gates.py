@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_run import recipe
+from tiny_run import recipe_module
 
-recipe()  # what it imports need not be imported by every run
+recipe_module()  # what it imports need not be imported by every run
 BOS, END = "<|begin_of_text|>", "<|eot_id|>"
 # A template with one fault; the tokens are those of the tiny tokenizer.
 TEMPLATE = (

@@ -1,6 +1,5 @@
 """The evaluation recipe: from a run's checkpoint to scores on the screen and in a file."""
 
-import importlib.util
 import json
 import logging
 import re
@@ -9,7 +8,7 @@ import pytest
 import torch
 import transformers
 import yaml
-from tiny_run import REPO
+from tiny_run import REPO, recipe_module
 
 from torchtune.cli import catalog
 from torchtune.config.schema import EvalConfig
@@ -20,14 +19,7 @@ pytest.importorskip("lm_eval")
 TEXTS = ["Say red stone", "seven quiet rivers", "light"]
 
 
-def _load():
-    spec = importlib.util.spec_from_file_location("eleuther_eval_recipe", REPO / "recipes" / "eleuther_eval.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-RECIPE = _load()
+RECIPE = recipe_module("eleuther_eval")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The generation recipe: prompts of all kinds, all kinds of checkpoints, and what it prints and writes."""
 
-import importlib.util
 import json
 import logging
 import re
@@ -9,7 +8,7 @@ import pytest
 import torch
 import transformers
 import yaml
-from tiny_run import REPO
+from tiny_run import REPO, recipe_module
 
 from torchtune.cli import catalog
 from torchtune.config.schema import GenerateConfig
@@ -20,14 +19,7 @@ QUESTION = "Say red stone"
 GREEDY = ["temperature=0", "max_new_tokens=16"]
 
 
-def _load():
-    spec = importlib.util.spec_from_file_location("generate_recipe", REPO / "recipes" / "generate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-RECIPE = _load()
+RECIPE = recipe_module("generate")
 
 
 @pytest.fixture(scope="module")

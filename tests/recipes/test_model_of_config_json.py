@@ -1,11 +1,10 @@
 """Every recipe says so when the config's model is not the one that ``config.json`` describes."""
 
-import importlib.util
 import logging
 
 import pytest
 import yaml
-from tiny_run import REPO
+from tiny_run import recipe_module
 
 from torchtune.cli import catalog
 
@@ -50,14 +49,11 @@ def run(tiny, caplog, tmp_path):
         content["checkpointer"] |= {"checkpoint_dir": str(tiny.model), "model_type": "LLAMA3_2"}
         content |= {"output_dir": str(tmp_path / "out")}
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
-        spec = importlib.util.spec_from_file_location(f"{recipe}_recipe", REPO / "recipes" / f"{recipe}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         ours = logging.getLogger("torchtune")
         level, handlers = ours.level, ours.handlers[:]
         try:
             with caplog.at_level(logging.WARNING, "torchtune"):
-                module.main(["--config", str(tmp_path / "config.yaml"), *words, "log_level=WARNING"])
+                recipe_module(recipe).main(["--config", str(tmp_path / "config.yaml"), *words, "log_level=WARNING"])
         finally:
             ours.setLevel(level)
             ours.handlers[:] = handlers

@@ -1,7 +1,6 @@
 """The quantization recipe: from a float folder to answers of the quantised model, in one process."""
 
 import dataclasses
-import importlib.util
 import json
 import logging
 import re
@@ -11,7 +10,7 @@ import pytest
 import torch
 import transformers
 import yaml
-from tiny_run import REPO
+from tiny_run import REPO, recipe_module
 
 from torchtune import config
 from torchtune.cli import catalog
@@ -25,20 +24,13 @@ NAMES = {"8da4w": FOUR, "8w": EIGHT}
 TOKENS = torch.arange(3, 60).view(3, 19)
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_recipe", REPO / "recipes" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def run(recipe, content, path, *words):
     """The recipe in this process, with the config as a file."""
     path.write_text(yaml.safe_dump(content))
     ours = logging.getLogger("torchtune")
     level, handlers = ours.level, ours.handlers[:]
     try:
-        load(recipe).main(["--config", str(path), *words])
+        recipe_module(recipe).main(["--config", str(path), *words])
     finally:
         ours.setLevel(level)
         ours.handlers[:] = handlers
