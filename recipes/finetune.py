@@ -120,8 +120,8 @@ class FinetuneRecipe:
         self.dataset = make_dataset(cfg.dataset, self.tokenizer, cfg, world)
         self.dataset_val = cfg.dataset_val and make_dataset(cfg.dataset_val, self.tokenizer, cfg, world)
         self.looked_at = check_data(self.dataset, self.dataset_val, self.tokenizer, cfg, world)
-        self.collate = collate_for(self.dataset, cfg, self.tokenizer)
-        self.loader = make_loader(self.dataset, self.collate, self.seed, cfg, world)
+        collate = collate_for(self.dataset, cfg, self.tokenizer)
+        self.loader = make_loader(self.dataset, collate, self.seed, cfg, world)
         known = [steps for steps in (self.loader.steps_per_epoch, cfg.max_steps_per_epoch) if steps is not None]
         self.steps_per_epoch = min(known, default=None)  # None: as many as a stream happens to have
         self.total_steps = cfg.max_steps or self.steps_per_epoch * cfg.epochs
@@ -349,10 +349,11 @@ class FinetuneRecipe:
     def validate(self) -> float:
         """Mean loss over the validation set, logged as ``val_loss``."""
         cfg, world = self.cfg, self.world
+        collate = collate_for(self.dataset_val, cfg, self.tokenizer)
         self.model.eval()
         summed, count = torch.zeros((), device=world.device), torch.zeros((), device=world.device)
         size = cfg.batch_size_val or cfg.batch_size
-        for batch in validation_batches(self.dataset_val, size, world.rank, world.size, self.collate):
+        for batch in validation_batches(self.dataset_val, size, world.rank, world.size, collate):
             batch_to_device(batch, world.device)
             count += self.weight(batch)
             summed += self.loss(batch)

@@ -127,9 +127,9 @@ class Failure:
         ({0: outcome(3, 4.0)}, {1: Failure(-15)}, 3),  # stopped by torchrun
         ({0: outcome(0, 1.0), 1: outcome(143, 1.0)}, {}, 143),
         ({0: outcome(0, 1.0), 1: outcome(0, 1.0)}, {}, 0),  # the signal came when all was done
-        ({}, {}, 6),
+        ({}, {}, 143),  # all stopped before there was anything to save
         ({}, {0: Failure(9)}, 9),  # no Python program
     ],
 )
 def test_which_failure_counts(outcomes, failures, code):
-    assert _conclude(outcomes, failures) == code
+    assert _conclude(outcomes, failures, signal.SIGTERM) == code

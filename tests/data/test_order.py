@@ -36,6 +36,7 @@ def counts(order: MixtureOrder, epoch: int = 0) -> list[Counter]:
         (False, (0.5, 0.5), (40, 40)),
         (False, (0.9, 0.1), (100, 11)),
         (False, (0.1, 0.9), (4, 40)),
+        (False, (0.0001, 0.9999), (1, 40)),
     ],
 )
 def test_each_dataset_gives_its_share(every, weights, taken, shuffle):

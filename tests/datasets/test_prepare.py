@@ -84,6 +84,14 @@ def test_a_changed_class_is_never_taken_for_it(rows, tmp_path, monkeypatch):
     assert found[0] != found[1]
 
 
+def test_a_run_knows_samples_that_are_encoded_otherwise(rows):
+    made = [instruct_dataset(Letters(), source=rows(), train_on_input=wanted) for wanted in (False, True)]
+    made += [text_completion_dataset(Letters(limit), rows()) for limit in (4, 5)]
+    for dataset in made:
+        dataset.prepare(Preparation(workers=0))
+    assert len({dataset.fingerprint() for dataset in made}) == 4
+
+
 def test_a_torn_folder_is_made_anew(rows, tmp_path):
     source = rows()
     instruct_dataset(Letters(), source=source).prepare(kept(tmp_path))

@@ -52,6 +52,10 @@ SOURCES = {
 }
 
 
+def is_short(row) -> bool:
+    return len(row["output"]) < 100
+
+
 def stream(options=SOURCES["lines"], **more):
     return datasets.instruct_dataset(Letters(), streaming=True, **{"shuffle_buffer": 16, **options, **more})
 
@@ -203,6 +207,8 @@ def test_a_row_that_cannot_be_used_is_named_before_training_or_in_it(folder):
         with pytest.raises(DataError) as error:
             list(loader(stream({"source": "late.jsonl"}), num_workers=workers).epoch(0))
         assert str(error.value).startswith("late.jsonl, line 121, column 15: not valid JSON")
+        with pytest.raises(DataError, match="late.jsonl, line 121"):  # in the middle of a step
+            list(loader(stream({"source": "late.jsonl"}), num_workers=workers, gradient_accumulation_steps=7).epoch(0))
     (folder / "role.jsonl").write_bytes(lines(ROWS) + lines([{"input": "a", "output": 7}]))
     with pytest.raises(DataError, match="role.jsonl, line 121: .*7"):
         list(loader(stream({"source": "role.jsonl"})).epoch(0))
@@ -244,6 +250,8 @@ def test_fingerprints(folder):
     assert stream().fingerprint() == first
     assert stream({"source": "part0.jsonl"}).fingerprint() != first
     assert stream(train_on_input=True).fingerprint() != first
+    others = [stream(shuffle_buffer=17), stream(filter_fn=is_short), stream(filter_fn=lambda row: True)]
+    assert len({first, *(other.fingerprint() for other in others)}) == 4
     packs = [PackedStream(stream(), max_seq_len=length).fingerprint() for length in (24, 24, 32)]
     assert packs[0] == packs[1] != packs[2]
 

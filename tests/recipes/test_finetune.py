@@ -121,6 +121,8 @@ def test_validation_does_not_depend_on_batches_or_processes(tiny):
     for other in ("val-3", "val-n"):
         assert tiny.metrics(other, "val_loss") == pytest.approx(one, rel=1e-5)
     assert tiny.metrics("val-3") == tiny.metrics("val-1")  # validation leaves training alone
+    assert tiny.run("val-packs", *words, "dataset.packed=True", "tokenizer.max_seq_len=300", "batch_size=1").code == 0
+    assert tiny.metrics("val-packs", "val_loss").keys() == one.keys()  # packs are trained on, and samples validated
 
 
 def test_a_step_without_a_target_is_skipped_by_all(tiny):

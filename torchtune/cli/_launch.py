@@ -27,13 +27,13 @@ def launch(options: Sequence[str], recipe: Path, arguments: Sequence[str]) -> in
     with tempfile.TemporaryDirectory(prefix="tune-run-") as folder:
         os.environ["TUNE_EXIT_DIR"] = folder  # for the workers, which inherit it
         try:
-            stopped, failures = _run(torchrun, args)
+            stopped_by, failures = _run(torchrun, args)
         finally:
             del os.environ["TUNE_EXIT_DIR"]
         outcomes = read_records(Path(folder))
-    if not stopped and not failures:
+    if not stopped_by and not failures:
         return DONE
-    return _conclude(outcomes, failures)
+    return _conclude(outcomes, failures, stopped_by)
 
 
 def _torchrun_arguments(
@@ -90,8 +90,8 @@ def _set_threads(args: Namespace) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 
-def _run(torchrun: ModuleType, args: Namespace) -> tuple[bool, Mapping[int, object]]:
-    """Runs to the end: whether a signal stopped it, and torchrun's record of each failed rank."""
+def _run(torchrun: ModuleType, args: Namespace) -> tuple[int, Mapping[int, object]]:
+    """Runs to the end: the signal that stopped it, or 0, and torchrun's record of each failed rank."""
     child_failed = import_module("torch.distributed.elastic.multiprocessing.errors").ChildFailedError
     signalled = import_module("torch.distributed.elastic.multiprocessing.api").SignalException
     if "LOGLEVEL" not in os.environ:  # torchrun's own account of a failure; ours follows
@@ -99,11 +99,11 @@ def _run(torchrun: ModuleType, args: Namespace) -> tuple[bool, Mapping[int, obje
     try:
         torchrun.run(args)
     except child_failed as error:
-        return False, error.failures
+        return 0, error.failures
     except signalled as stop:
         print(f"Stopped by {signal.Signals(stop.sigval).name}.", file=sys.stderr)
-        return True, {}
-    return False, {}
+        return stop.sigval, {}
+    return 0, {}
 
 
 def _quieten(prefix: str) -> None:
@@ -112,7 +112,7 @@ def _quieten(prefix: str) -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _conclude(outcomes: Mapping[int, dict], failures: Mapping[int, object]) -> int:
+def _conclude(outcomes: Mapping[int, dict], failures: Mapping[int, object], stopped_by: int = 0) -> int:
     """Prints what failed first and gives its exit code.
 
     The cause is looked for among errors with a name and processes that something killed, then among bugs; that another
@@ -125,7 +125,7 @@ def _conclude(outcomes: Mapping[int, dict], failures: Mapping[int, object]) -> i
             found.append((outcome["weight"], outcome["time"], rank, outcome))
     if not found:
         print("Stopped before any process had saved its state.", file=sys.stderr)
-        return PEER_FAILED
+        return 128 + stopped_by  # as one process would end
     _, _, rank, outcome = min(found, key=lambda entry: entry[:3])
     if outcome["text"]:
         print(f"[rank {rank}] {outcome['text']}", file=sys.stderr, flush=True)

@@ -47,7 +47,8 @@ class MixtureOrder:
         self.lengths, self.seed, self.shuffle = list(lengths), seed, shuffle
         whole = (max if every else min)(length / weight for length, weight in zip(lengths, weights))
         bound = max if every else min
-        self.counts = [bound(round(whole * weight), length) for length, weight in zip(lengths, weights)]
+        shares = [max(1, round(whole * weight)) for weight in weights]  # none is left out, however small its weight
+        self.counts = [bound(share, length) for share, length in zip(shares, lengths)]
         self.length = sum(self.counts)
 
     def indices(self, epoch: int) -> torch.Tensor:

@@ -61,13 +61,13 @@ class StreamLoader:
         position, step = (self._position, start_step) if is_known else (None, 0)
         self._batches.begin(Order.of_epoch(self.seed, epoch, self.shuffle), position)
         generator = torch.Generator().manual_seed(self.seed % 2**63)  # else it would draw from the global state
-        batches = iter(DataLoader(self._batches, collate_fn=_unchanged, generator=generator, **self._options))
+        loader = DataLoader(self._batches, collate_fn=_unchanged, generator=generator, **self._options)
+        batches = map(_or_raise, loader)
         while len(found := list(islice(batches, self.accumulation))) == self.accumulation:
-            micro_batches = [_or_raise(batch) for batch, _ in found]
             step += 1
             if step > start_step:
                 self._epoch, self._step, self._position = epoch, step, found[-1][1]
-                yield micro_batches
+                yield [batch for batch, _ in found]
         if step == 0:
             raise DataError(f"the stream has fewer samples (packs, when packed) than a step: {self.samples_per_step}")
 
@@ -107,7 +107,7 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _or_raise(batch: Batch | DataError) -> Batch:
-    if isinstance(batch, DataError):
-        raise batch
-    return batch
+def _or_raise(found: tuple[Batch | DataError, Position | None]) -> tuple[Batch, Position]:
+    if isinstance(found[0], DataError):
+        raise found[0]
+    return found

@@ -190,6 +190,10 @@ class TokenRowDataset(RowDataset):
         free._table = None
         return free
 
+    def fingerprint(self) -> str:
+        """Equal for the same samples in the same order; of those that are not prepared the first must do."""
+        return super().fingerprint() if self._table is None else self._table.fingerprint()
+
     @property
     def table(self) -> TokenTable | None:
         """All samples, once they are prepared."""

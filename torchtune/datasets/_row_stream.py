@@ -11,6 +11,7 @@ import numpy as np
 from torchtune.data._stream import Order, Position
 from torchtune.datasets._files import open_file, size_of
 from torchtune.datasets._parquet import parquet_rows
+from torchtune.datasets._prepare import fingerprint_of
 from torchtune.datasets._records import Format
 from torchtune.datasets._rows import Row
 from torchtune.errors import DataError
@@ -112,8 +113,10 @@ class RowStream:
         return Head(rows)
 
     def fingerprint(self) -> str:
-        """Changes with names and sizes of files, and not with what is in them."""
-        return hashlib.sha256(json.dumps([unit.identity for unit in self._units]).encode()).hexdigest()
+        """Changes with names and sizes of files, and not with what is in them; and with what a position depends on."""
+        kept = self._keeps and fingerprint_of("", self._keeps)
+        parts = [*(unit.identity for unit in self._units), self._buffer, kept]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _rows(self, order: Order, place: list[int] | None = None) -> Iterator[PlacedRow]:
         """The rows that count behind a place, which is the number of units before and a place in a unit."""
