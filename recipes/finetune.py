@@ -80,10 +80,10 @@ class FinetuneRecipe:
         if self.point is not None and self._is_finished(self.point):
             return False
         self._setup_logging()
-        say_what_has_no_effect(cfg)
+        begun_with = self.point.facts["seed"] if self.point else cfg.seed
+        say_what_has_no_effect(cfg, begun_with)
         give_hints(cfg, self.world.device)
-        seed = self.point.facts["seed"] if self.point else cfg.seed
-        self.seed = training.set_seed(seed, cfg.cudnn_deterministic_mode) - self.world.rank
+        self.seed = training.set_seed(begun_with, cfg.cudnn_deterministic_mode) - self.world.rank
         self.tokenizer = config.instantiate(cfg.tokenizer)
         logger.info("Tokenizer is initialized from file.")
         self._setup_data()

@@ -50,15 +50,16 @@ def test_settings_without_effect(caplog):
         fsdp_cpu_offload=True,
         checkpointer={"output_dir": "there"},
         output_dir="here",
+        seed=5,
     )
-    setup.say_what_has_no_effect(cfg)
+    setup.say_what_has_no_effect(cfg, seed=4)
     assert [message.split(" has")[0] for message in caplog.messages] == [
-        "compile.loss", "fsdp_cpu_offload", "checkpointer.output_dir"
+        "seed: 5", "compile.loss", "fsdp_cpu_offload", "checkpointer.output_dir"
     ]  # fmt: skip
     caplog.clear()
-    setup.say_what_has_no_effect(
-        SimpleNamespace(compile=True, fsdp_cpu_offload=False, checkpointer={"output_dir": "./here"}, output_dir="here")
-    )
+    plain = {"compile": True, "fsdp_cpu_offload": False, "checkpointer": {"output_dir": "./here"}, "output_dir": "here"}
+    setup.say_what_has_no_effect(SimpleNamespace(**plain, seed=5), seed=5)
+    setup.say_what_has_no_effect(SimpleNamespace(**plain, seed=None), seed=4)
     assert not caplog.messages
 
 

@@ -155,8 +155,10 @@ def adapter_checkpoint(cfg: TrainConfig) -> str | None:
     return named
 
 
-def say_what_has_no_effect(cfg: TrainConfig) -> None:
-    """Warn of settings that are well-formed and change nothing in this run."""
+def say_what_has_no_effect(cfg: TrainConfig, seed: int | None) -> None:
+    """Warn of settings that are well-formed and change nothing in this run, which has this seed."""
+    if cfg.seed not in (None, seed):
+        logger.warning("seed: %d has no effect: the run goes on with the one that it began with, %d.", cfg.seed, seed)
     if isinstance(cfg.compile, Mapping):
         for part in sorted(part for part, wanted in cfg.compile.items() if wanted and part != "model"):
             logger.warning("compile.%s has no effect: layers of the model are what is compiled.", part)
