@@ -1,12 +1,15 @@
 """Tokenised samples in flat arrays, 5 bytes a token, in memory or mapped from files."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ import numpy as np
 from torchtune.data._collate import CROSS_ENTROPY_IGNORE_IDX
 
 _STRETCH = 1 << 22  # tokens
+_EXCERPTS, _EXCERPT = 64, 4096  # of each file so many, each of so many bytes
+_ABANDONED = 3600  # seconds without a write
 
 _TOKENS, _TRAINED, _ENDS, _FACTS = "tokens.bin", "trained.bin", "ends.bin", "facts.json"
 
@@ -128,6 +133,7 @@ class InFolder:
         self._folder, self._facts, self._end = folder, facts, 0
         self._hidden = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
         self._hidden.mkdir(parents=True)
+        _remove_abandoned(folder.parent)
         self._files = {name: open(self._hidden / name, "wb") for name in (_TOKENS, _TRAINED, _ENDS)}
 
     def add(self, piece: Piece) -> None:
@@ -141,32 +147,60 @@ class InFolder:
             file.flush()
             os.fsync(file.fileno())
             file.close()
-        (self._hidden / _FACTS).write_text(json.dumps(self._facts | {"tokens": self._end}, indent=1) + "\n")
-        try:
-            self._hidden.rename(self._folder)
-        except OSError:  # somebody else has made the same table meanwhile
-            shutil.rmtree(self._hidden)
+        facts = self._facts | {"tokens": self._end, "excerpts": _excerpts(self._hidden)}
+        (self._hidden / _FACTS).write_text(json.dumps(facts, indent=1) + "\n")
         found = open_table(self._folder)
-        assert found is not None
+        if found is None:  # else somebody else has made the same table meanwhile
+            shutil.rmtree(self._folder, ignore_errors=True)  # a torn one
+            with suppress(OSError):
+                self._hidden.rename(self._folder)
+            found = open_table(self._folder)
+        if found is None:
+            raise OSError(errno.EIO, "what was written cannot be read back", str(self._folder))
+        self.discard()
         return found
 
     def discard(self) -> None:
         """Forget what was added."""
         for file in self._files.values():
-            file.close()
+            with suppress(OSError):  # a full disk
+                file.close()
         shutil.rmtree(self._hidden, ignore_errors=True)
 
 
 def open_table(folder: Path) -> TokenTable | None:
     """The table in a folder, mapped and not read; None when there is none, or not the whole of it."""
     try:
-        size = json.loads((folder / _FACTS).read_text())["tokens"]
+        facts = json.loads((folder / _FACTS).read_text())
+        size, excerpts = facts["tokens"], facts["excerpts"]
+        if excerpts != _excerpts(folder):
+            return None
         files = (folder / _TOKENS, np.int32), (folder / _TRAINED, bool), (folder / _ENDS, np.int64)
         tokens, trained, ends = (np.memmap(path, kind, mode="r") for path, kind in files)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     whole = len(tokens) == len(trained) == size == int(ends[-1])
     return TokenTable(tokens, trained, ends) if whole else None
+
+
+def _excerpts(folder: Path) -> str:
+    """The hash of pieces spread over the files: a file of another content is found without being read as a whole."""
+    content = hashlib.sha256()
+    for name in (_TOKENS, _TRAINED, _ENDS):
+        with open(folder / name, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            for start in range(0, size, max(_EXCERPT, size // _EXCERPTS)):
+                file.seek(start)
+                content.update(file.read(_EXCERPT))
+    return content.hexdigest()
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Take away what runs that were killed have left unfinished."""
+    for hidden in folder.glob(".*"):
+        with suppress(OSError):
+            if time.time() - max(path.stat().st_mtime for path in [hidden, *hidden.iterdir()]) > _ABANDONED:
+                shutil.rmtree(hidden, ignore_errors=True)
 
 
 def in_pieces(length: int, size: int) -> Iterator[range]:
