@@ -26,6 +26,10 @@ class _NoFile(ConfigError, FileNotFoundError):
     """Also what Python raises for a file that is not there, for the same reason."""
 
 
+for _kind in (_NoFunction, _NoFile):
+    _kind.__name__ = ConfigError.__name__  # what the user reads before the message
+
+
 class CustomDataset(Dataset):
     """What a user's function gave, as samples of ours.
 
@@ -61,7 +65,7 @@ class CustomDataset(Dataset):
 
     def where(self, index: int) -> str:
         """Which sample, for messages."""
-        return f"{self._name}, sample {index}"
+        return f"{self._name}, sample {index + 1}"
 
 
 def custom_dataset(

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from llama_recipes.datasets._prompted import Prompted, PromptedDataset, text_in
 from torchtune.datasets import PackedDataset, PackedStream
+from torchtune.datasets._arguments import LoadArguments
 from torchtune.datasets._packed_stream import pack_to_fit
 from torchtune.datasets._rows import Row
 from torchtune.errors import ConfigError, DataError
@@ -72,7 +73,7 @@ def llamaguard_toxicchat_dataset(
     packed: bool | str = False,
     split_across_pack: bool = False,
     filter_fn: Callable | None = None,
-    **load_dataset_kwargs: Any,
+    **load_dataset_kwargs: Unpack[LoadArguments],
 ) -> PromptedDataset | PackedDataset | PackedStream:
     """Users' messages with a verdict: https://huggingface.co/datasets/lmsys/toxic-chat.
 

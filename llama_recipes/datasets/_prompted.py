@@ -53,9 +53,10 @@ class PromptedDataset(TokenRowDataset):
         tokens, masked = self.tokens(content)
         labels = [CROSS_ENTROPY_IGNORE_IDX] * masked + tokens[masked:] if self._masks_prompt else tokens
         side = getattr(self._tokenizer, "truncation_type", "right")
+        # No end token takes the place of the last: to end in the middle of an answer is not to be learnt.
         return {
-            "tokens": truncate(tokens, self._limit, tokens[-1], side),
-            "labels": truncate(labels, self._limit, tokens[-1], side),
+            "tokens": truncate(tokens, self._limit, truncation_type=side),
+            "labels": truncate(labels, self._limit, truncation_type=side),
         }
 
     @property

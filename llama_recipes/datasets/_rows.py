@@ -5,12 +5,13 @@ https://github.com/tatsu-lab/stanford_alpaca: models trained with it expect it.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from llama_recipes.datasets._prompted import Prompted, PromptedDataset, text_in
 from torchtune.datasets import PackedDataset, PackedStream
+from torchtune.datasets._arguments import LoadArguments
 from torchtune.datasets._packed_stream import pack_to_fit
 from torchtune.datasets._rows import Row
 from torchtune.errors import ConfigError, DataError
@@ -74,7 +75,7 @@ def samsum_dataset(
     packed: bool | str = False,
     split_across_pack: bool = False,
     filter_fn: Callable | None = None,
-    **load_dataset_kwargs: Any,
+    **load_dataset_kwargs: Unpack[LoadArguments],
 ) -> PromptedDataset | PackedDataset | PackedStream:
     """Dialogues with their summaries, columns ``dialogue`` and ``summary``.
 
@@ -100,7 +101,7 @@ def grammar_dataset(
     packed: bool | str = False,
     split_across_pack: bool = False,
     filter_fn: Callable | None = None,
-    **load_dataset_kwargs: Any,
+    **load_dataset_kwargs: Unpack[LoadArguments],
 ) -> PromptedDataset | PackedDataset | PackedStream:
     """Sentences with their corrections, columns ``input`` and ``target``.
 
@@ -121,7 +122,7 @@ def alpaca_dataset(
     packed: bool | str = False,
     split_across_pack: bool = False,
     filter_fn: Callable | None = None,
-    **load_dataset_kwargs: Any,
+    **load_dataset_kwargs: Unpack[LoadArguments],
 ) -> PromptedDataset | PackedDataset:
     """Stanford Alpaca's instructions, columns ``instruction``, ``input`` and ``output``.
 

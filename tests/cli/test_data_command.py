@@ -11,6 +11,8 @@ import yaml
 from tiny_run import TinyRun
 
 from torchtune.cli import main
+from torchtune.data import StepLoader
+from torchtune.errors import DataError
 
 
 def tune(*arguments: str) -> int:
@@ -113,7 +115,8 @@ def test_every_kind_of_data_is_shown(kind, config, tmp_path, capsys):
         assert "dataset (chosen)" in out and f"⟦{HEADER}Answer 4.<|eot_id|>⟧" in out
     else:
         one_line = " ".join(out.split())
-        assert re.search(r"With packed: True into 320 tokens by best fit: \d packs?, \d+\.\d% filled; by", one_line)
+        assert "off: batches of 2 are padded. With dataset.packed: True, packs of 320 tokens" in one_line
+        assert re.search(r"unpacked 9 samples \d+\.\d% filled <- as it is best fit \d packs? \d+\.\d% filled", one_line)
 
 
 def test_the_demo(capsys, tmp_path):
@@ -137,12 +140,135 @@ def test_samples_are_drawn_by_the_seed(config, tmp_path, capsys):
 
 
 def test_packs_have_their_boundaries(config, tmp_path, capsys):
-    assert tune("data", config(sharegpt(tmp_path) | {"packed": True}), "--samples", "1") == 0
+    assert tune("data", config(sharegpt(tmp_path) | {"packed": True}), "--samples", "1", "batch_size=1") == 0
     out = capsys.readouterr().out
     assert "samples  2 packs of 320 tokens" in out
     [(rows, padding)] = re.findall(r"=== dataset, pack 1 of 2: (\d) rows.*--- (\d+) tokens of padding", out, re.DOTALL)
     tokens = [int(count) for count in re.findall(r"--- talks.jsonl, line \d: (\d+) tokens", out)]
     assert len(tokens) == int(rows) and sum(tokens) + int(padding) == 320
+
+
+def test_too_few_samples_for_a_step_are_an_error_as_in_a_run(config, tmp_path, capsys):
+    assert tune("data", config(sharegpt(tmp_path)), "batch_size=5", "--html", "page.html") == 3
+    out, err = capsys.readouterr()
+    said = "the dataset has 9 samples (packs, when packed), and one optimizer step needs 10: batch_size 5 x"
+    assert f"  error   {said}" in out and "nothing found" not in out and "1 error" in err
+    page = Path("page.html").read_text()
+    assert f"<div class='box error'><span class='label'>Error</span> {said}" in page and "Nothing found" not in page
+    with pytest.raises(DataError, match=re.escape(said)):
+        StepLoader([{}] * 9, batch_size=5, gradient_accumulation_steps=2, collate_fn=list, seed=0, shuffle=False)
+    assert tune("data", config(sharegpt(tmp_path)), "batch_size=2", "dataset.packed=True") == 3
+    assert "error   the dataset has 2 samples (packs, when packed)" in capsys.readouterr().out
+
+
+def test_too_few_packs_by_a_part_of_the_rows_is_no_more_than_a_note(config, tmp_path, capsys):
+    assert tune("data", config(sharegpt(tmp_path)), "dataset.packed=True", "--most", "5") == 0
+    assert "  note    By the rows that were looked at, the dataset has 2 samples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["max_steps=7"], "max_steps ends the run after 7 steps"),
+        (["max_steps_per_epoch=1"], "max_steps_per_epoch ends an epoch after 1 step"),
+        ([], "a run of it needs max_steps or max_steps_per_epoch"),
+    ],
+)
+def test_how_long_a_stream_is_trained_on(config, tmp_path, capsys, words, said):
+    assert tune("data", config(sharegpt(tmp_path)), "dataset.streaming=True", *words) == 0
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_stream_that_ends_before_its_first_step(config, tmp_path, capsys):
+    assert tune("data", config(sharegpt(tmp_path)), "dataset.streaming=True", "max_steps=1", "batch_size=20") == 3
+    assert "error   the stream has fewer samples (packs, when packed) than a step: 40" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["data", "validate"])
+def test_options_and_settings_in_any_order(config, tmp_path, capsys, command):
+    name = config(sharegpt(tmp_path))
+    option = {"data": ["--samples", "1"], "validate": ["--recipe", "full_finetune_single_device"]}[command]
+    for words in ([name, *option, "seed=1"], [*option, name, "seed=1"], [name, "seed=1", *option, "epochs=1"]):
+        assert tune(command, *words) == 0
+
+
+def test_what_a_mixture_takes_of_each_dataset(config, tmp_path, capsys):
+    both = [sharegpt(tmp_path) | {"weight": 1}, table(tmp_path) | {"weight": 3}]
+    assert tune("data", config(both), "--html", "page.html") == 0
+    out, page = capsys.readouterr().out, Path("page.html").read_text()
+    assert "Mixture: an epoch is 36 samples long and has every sample (mixture_stop: all_exhausted)" in out
+    assert re.search(r"dataset\[0\]  weight 1  9 samples, 25.0% +each sample once", out)
+    assert re.search(r"dataset\[1\]  weight 3  27 samples, 75.0% +each sample 3.0 times", out)
+    assert "<td>27 samples, 75.0%</td><td>each sample 3.0 times</td>" in page and "mixture_stop: all_exhausted" in page
+    assert tune("data", config(both), "mixture_stop=first_exhausted", "--json") == 0
+    mixture = json.loads(capsys.readouterr().out)["mixture"]
+    assert (mixture["stop"], mixture["samples"]) == ("first_exhausted", 12)
+    assert mixture["sources"][0] == {
+        "name": "dataset[0]", "weight": 1.0, "share": 0.25, "samples": 3, "times": pytest.approx(1 / 3),
+    }  # fmt: skip
+
+
+def test_a_mixture_of_streams_has_shares_and_no_counts(config, tmp_path, capsys):
+    both = [sharegpt(tmp_path) | {"weight": 1, "streaming": True}, table(tmp_path) | {"weight": 3, "streaming": True}]
+    assert tune("data", config(both), "max_steps=3") == 0
+    assert "dataset[1]  weight 3  75.0% of the samples" in capsys.readouterr().out
+
+
+def test_columns_that_are_not_used(config, tmp_path, capsys):
+    dataset = sharegpt(tmp_path)
+    _jsonl(tmp_path / "talks.jsonl", [{"conversations": dialogue(i), "rating": i, "source": "x"} for i in range(9)])
+    assert tune("data", config(dataset | {"packed": True}), "batch_size=1") == 0
+    assert "  columns  used: conversations, not used: rating, source" in capsys.readouterr().out
+    assert tune("data", config(dataset), "--json") == 0
+    [part] = json.loads(capsys.readouterr().out)["parts"]
+    assert part["columns"] == {"used": ["conversations"], "unused": ["rating", "source"]}
+
+
+def test_files_that_are_left_out_are_in_the_report(config, tmp_path, capsys):
+    (tmp_path / "fold").mkdir()
+    for name in ("train", "extra"):
+        _jsonl(tmp_path / "fold" / f"{name}.jsonl", [{"conversations": dialogue(i)} for i in range(9)])
+    assert tune("data", config(sharegpt(tmp_path) | {"source": "fold"}), "--html", "page.html") == 0
+    out, err = capsys.readouterr()
+    assert "note    left out 1 file(s) whose names have no word for a split" in out and "left out" not in err
+    assert "left out 1 file(s)" in Path("page.html").read_text()
+
+
+def test_what_cannot_be_seen_is_written_out_on_the_page(config, tmp_path):
+    dataset = sharegpt(tmp_path)
+    hidden = "\x00\x1b[2J\x07\r\u202e\u200b\u2028"
+    talk = [{"from": "human", "value": hidden}, {"from": "gpt", "value": "Yes."}]
+    _jsonl(tmp_path / "talks.jsonl", [{"conversations": talk}] * 4)
+    assert tune("data", config(dataset), "--html", "page.html") == 0
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert not set(hidden) - set("[2J") & set(page) and "unicode-bidi: isolate" in page
+    assert all(f"<span class='h'>{name}</span>" in page for name in (r"\x00", r"\x1b", r"\u202e", r"\u2028"))
+
+
+def test_a_narrow_terminal(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    dataset = [sharegpt(tmp_path) | {"weight": 1}, table(tmp_path) | {"weight": 3}]
+    for columns, widest in (("40", 40), ("20", 40), ("70", 70), ("300", 110)):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert tune("data", config(dataset), "batch_size=20", "--samples", "0") == 3
+        counts = capsys.readouterr().out.partition("\nSamples: ")[0].splitlines()[1:]
+        assert widest - 25 < max(map(len, counts)) <= widest
+
+
+def test_one_is_no_plural(config, tmp_path, capsys):
+    dataset = table(tmp_path)
+    (tmp_path / "table.csv").write_text("ask,say\nQ,A\n")
+    assert tune("data", config(dataset), "batch_size=1", "gradient_accumulation_steps=1", "--html", "page.html") == 0
+    for text in (capsys.readouterr().out, Path("page.html").read_text()):
+        assert "1 sample /" in text and not re.search(r"\b1 (rows|samples|tokens|packs)\b", text)
+
+
+def test_the_title_of_the_page_is_short(config, tmp_path):
+    name = config(sharegpt(tmp_path))
+    assert tune("data", str(tmp_path / name), "--html", "page.html") == 0
+    page = Path("page.html").read_text()
+    assert "<h1>Data of config.yaml</h1>" in page and f'<p class="quiet">{tmp_path / name}</p>' in page
 
 
 def test_some_rows_of_many(config, tmp_path, capsys):
@@ -229,8 +355,10 @@ def test_what_training_would_refuse_is_shown_and_ends_with_its_code(config, tmp_
     assert tune("data", config(alpaca(tmp_path), tokenizer=tokenizer), "--html", "page.html") == 3
     out, err = capsys.readouterr()
     assert "error   cut_answer: 9 of 9 samples of dataset are cut at 150 tokens" in out
-    assert "9 rows (100.0%) are longer than 150 tokens" in out and "all of what is to be learnt in 9 rows" in out
-    assert "training would not begin" in err and "Traceback" not in err
+    one_line = " ".join(out.split())
+    assert "9 rows (100.0%) are cut at 150 tokens (tokenizer.max_seq_len), 9 of them within what is" in one_line
+    assert "all of what is to be learnt in 9 rows" in one_line and "--- cut here, at 150 tokens" in out
+    assert "training would not begin: the report gives 1 error\n" in err and "Traceback" not in err
     assert "Training would not begin" in Path("page.html").read_text()
     assert tune("data", config(alpaca(tmp_path), tokenizer=tokenizer), "data_checks.cut_answer=off") == 0
 
@@ -243,7 +371,7 @@ def test_samples_longer_than_a_pack(config, tmp_path, capsys):
     )
     dataset = table(tmp_path) | {"_component_": "own_data.packs"}
     assert tune("data", config(dataset)) == 3
-    assert "error   dataset: sample 0 has" in capsys.readouterr().out
+    assert "error   dataset: sample 1 has" in capsys.readouterr().out
 
 
 def test_all_rows_that_cannot_be_used_are_counted(config, tmp_path, capsys):
@@ -254,7 +382,9 @@ def test_all_rows_that_cannot_be_used_are_counted(config, tmp_path, capsys):
     _jsonl(tmp_path / "talks.jsonl", rows)
     assert tune("data", config(dataset)) == 3
     err = capsys.readouterr().err
-    assert "talks.jsonl, line 4: a turn is from 'robot'" in err and "... and 12 more rows" in err
+    assert re.search(
+        "in 17 of 30 rows, first .*talks.jsonl, line 4: turn 1 of . in 'conversations': 'from' is 'robot'", err
+    )
 
 
 def test_rows_that_the_tokenizer_refuses_are_counted(config, tmp_path, capsys):
@@ -266,7 +396,7 @@ def test_rows_that_the_tokenizer_refuses_are_counted(config, tmp_path, capsys):
     refuses = "tokenizer.prompt_template=torchtune.models.mistral.MistralChatTemplate"
     assert tune("data", name, refuses) == 3
     err = capsys.readouterr().err
-    assert "talks.jsonl, line 1: MistralChatTemplate has no place" in err and "... and 2 more rows" in err
+    assert re.search("in 7 of 8 rows, first .*talks.jsonl, line 1: MistralChatTemplate has no place", err)
 
 
 @pytest.mark.parametrize(
@@ -279,6 +409,8 @@ def test_rows_that_the_tokenizer_refuses_are_counted(config, tmp_path, capsys):
         (["config.yaml", "--rows", "10"], "there is no row 10 to show; there are 9"),
         (["config.yaml", "--samples", "few"], "'few' is not a whole number"),
         (["config.yaml", "~dataset"], "dataset"),
+        (["config.yaml", "--html", "nowhere/page.html"], "--html nowhere/page.html: there is no folder nowhere"),
+        (["config.yaml", "--html", "."], "--html . is a folder; name a file, such as data.html"),
     ],
 )
 def test_faults_of_the_command_line(config, tmp_path, capsys, words, said):

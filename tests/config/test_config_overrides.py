@@ -121,3 +121,34 @@ def test_arguments_may_follow_a_component_given_by_name(tmp_path):
     node = load(path, words).cfg.lr_scheduler
     assert node._component_ == "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup"
     assert node.num_warmup_steps == 2
+
+
+@pytest.mark.parametrize(
+    ("word", "places"),
+    [
+        ("b.d.new=1", {"b": "f:2", "b.d": "f:2", "b.d.e": "f:2", "b.d.new": "command line"}),
+        ("b={c: 3, x: 1}", {"b": "f:2", "b.c": "command line", "b.x": "command line", "b.d.e": "f:2"}),
+        ("new.deep.key=1", {"new": "command line", "new.deep": "command line", "new.deep.key": "command line"}),
+        ("b={d: {1: x}}", {"b.d.1": "command line", "b.d.e": "f:2"}),
+        ("name={x: 1}", {"name": "command line"}),
+    ],
+)
+def test_only_what_a_word_sets_has_its_place_there(word, places):
+    found = load_text("a: 1\nb: {c: 2, d: {e: 3}}\nname: n\n", "f", [word]).positions
+    assert {key: str(found[key]) for key in places} == places
+
+
+@pytest.mark.parametrize("word", ["data_checks.no_targt=off", "data_checks={no_targt: off}"])
+@pytest.mark.parametrize("text", ["", "data_checks: {cut_answer: warn}\n"])
+def test_a_misspelt_data_check_is_blamed_on_the_word(parts, word, text):
+    path = parts / "config.yaml"
+    path.write_text(path.read_text() + text)
+    (found,) = check(load("config.yaml", [word]), FinetuneConfig)
+    assert str(found).startswith("command line: data_checks has no 'no_targt'")
+
+
+def test_a_misspelt_data_check_is_blamed_on_the_file(parts):
+    path = parts / "config.yaml"
+    path.write_text("data_checks:\n  cut_answr: warn\n" + path.read_text())
+    (found,) = check(load("config.yaml", ["data_checks.no_target=off"]), FinetuneConfig)
+    assert str(found).startswith("config.yaml:2: data_checks has no 'cut_answr'")

@@ -171,7 +171,7 @@ def test_text_where_a_number_is_wanted_is_a_fault(tmp_path):
     path.write_text("optimizer:\n  _component_: torch.optim.AdamW\n  lr: 1e-3x\n  weight_decay: 0.1\n")
     found = check(load(path))
     assert [str(fault).removeprefix(f"{path}:") for fault in found] == [
-        "3: optimizer: lr must be a number, found '1e-3x'"
+        "3: optimizer.lr must be a number, found '1e-3x'"
     ]
     with pytest.raises(ConfigError, match="lr must be a number"):
         instantiate({"_component_": "torch.optim.AdamW", "lr": "1e-3x"}, [torch.nn.Parameter(torch.zeros(1))])

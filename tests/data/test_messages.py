@@ -1,5 +1,8 @@
 """Messages and how rows of datasets become them; the expectations are what torchtune 0.6.1 gives."""
 
+import json
+import math
+
 import pytest
 
 from torchtune.data import (
@@ -173,8 +176,18 @@ def test_input_output():
     for given in ({"input": "q"}, {"output": "a"}, {"input": "q", "output": "a", "outptu": "b"}):
         with pytest.raises(ConfigError, match="expected input, output"):
             InputOutputToMessages(column_map=given)
-    with pytest.raises(DataError, match="'output' is empty"):
-        InputOutputToMessages()({"input": "x", "output": None})
+    for found, said in (
+        (None, "empty"),
+        (3.5, "3.5; expected a text"),
+        (math.nan, "nan; exp"),
+        (["y"], r"\['y'\]; exp"),
+    ):
+        with pytest.raises(DataError, match=f"'a' is {said}"):
+            InputOutputToMessages(column_map=columns)({"q": "x", "a": found})
+    with pytest.raises(DataError, match="no 'input'; it has nothing"):
+        InputOutputToMessages()({})
+    with pytest.raises(ConfigError, match="column_map.output is null"):
+        InputOutputToMessages(column_map={"input": "q", "output": None})
 
 
 @pytest.mark.parametrize(
@@ -205,10 +218,62 @@ def test_openai_parts_and_what_is_refused():
         ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "'image_url'"),
         ({"role": "assistant", "content": None, "tool_calls": [{"id": 1}]}, "a tool call is {'id': 1}"),
         ({"role": "assistant", "content": None}, "'content' is empty"),
-        ({"role": "developer", "content": "x"}, "developer"),
+        ({"role": "user", "content": ["abc"]}, "a part of 'content' is 'abc'; expected"),
+        ({"role": "assistant", "content": [{"type": "text"}]}, "its 'text' must be there"),
+        ({"role": "assistant", "content": [{"type": "text", "text": 3}]}, "its 'text' must be there and be a text"),
+        ({"role": "user", "content": {"text": "a"}}, "'content' is {'text': 'a'}; expected a text or a list of parts"),
+        ({"role": "model", "content": "x"}, "'role' is 'model'; expected one of system, user, .*developer"),
+        ({}, "it has no 'content'; it has nothing"),
     ):
-        with pytest.raises(DataError, match=said):
-            OpenAIToMessages()({"messages": [turn]})
+        with pytest.raises(DataError, match=f"^turn 2 of 2 in 'messages': .*{said}"):
+            OpenAIToMessages()({"messages": [{"role": "user", "content": "x"}, turn]})
+
+
+@pytest.mark.parametrize(
+    ("transform", "turn", "role"),
+    [
+        *((OpenAIToMessages, {"role": name, "content": "x"}, "system") for name in ("system", "developer", "System")),
+        *((ShareGPTToMessages, {"from": name, "value": "x"}, "user") for name in ("human", "user", "Human", "USER")),
+        *(
+            (ShareGPTToMessages, {"from": name, "value": "x"}, "assistant")
+            for name in ("gpt", "GPT", "assistant", "model", "chatgpt", "bard", "bing")
+        ),
+    ],
+)
+def test_names_of_roles(transform, turn, role):
+    column = "messages" if transform is OpenAIToMessages else "conversations"
+    assert transform()({column: [turn]})["messages"][0].role == role
+
+
+@pytest.mark.parametrize(
+    ("transform", "column", "turns", "said"),
+    [
+        (OpenAIToMessages, "messages", SHAREGPT, "turn 1 of 5 in 'messages'.*ShareGPT's form.*style: sharegpt"),
+        (ShareGPTToMessages, "conversations", OPENAI, "turn 1 of 5 in 'conversations'.*OpenAI's form.*style: openai"),
+        (ShareGPTToMessages, "conversations", [*SHAREGPT, OPENAI[1]], "turn 6 of 6"),
+        (
+            ChosenRejectedToMessages,
+            "chosen",
+            SHAREGPT,
+            "in 'chosen'.*ShareGPT's form.*pairs of answers are read in no other form",
+        ),
+    ],
+)
+def test_turns_of_the_other_form_are_told_by_its_name(transform, column, turns, said):
+    with pytest.raises(DataError, match=f"(?s){said}"):
+        transform()({column: turns, "rejected": turns})
+
+
+@pytest.mark.parametrize(
+    ("transform", "column", "turns"),
+    [(OpenAIToMessages, "messages", OPENAI), (ShareGPTToMessages, "conversations", SHAREGPT)],
+)
+def test_a_dialogue_may_be_json_in_a_text(transform, column, turns):
+    assert transform()({column: json.dumps(turns)}) == transform()({column: turns})
+    with pytest.raises(DataError, match=f"'{column}' is no JSON"):
+        transform()({column: "[{"})
+    with pytest.raises(DataError, match=f"'{column}' is 'Hi'; expected a list of turns"):
+        transform()({column: "Hi"})
 
 
 def test_sharegpt_refuses_unknown_speakers():
@@ -227,6 +292,55 @@ def test_chosen_rejected():
     assert _short(prompted({"chosen": OPENAI, "rejected": OPENAI})["rejected"]) == _turns(
         True, *[False] * 4, system="N"
     )
+
+
+USER, HELLO = {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}
+SYSTEM, OTHER = {"role": "system", "content": "s"}, {"role": "user", "content": "v"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "expected"),
+    [
+        ([USER], [HELLO], "ua"),
+        ("u", [HELLO], "ua"),
+        ([SYSTEM, USER], [HELLO], "sua"),
+        ([USER, HELLO], [OTHER, HELLO], "uava"),
+        ([USER, HELLO, OTHER], [HELLO], "uava"),
+        ("u", [USER, HELLO], "ua"),
+        (" u\n", [USER, HELLO], "ua"),
+        ("u", [SYSTEM, USER, HELLO], "sua"),
+        ("v", [USER, HELLO, OTHER, HELLO], "uava"),
+        ([SYSTEM, USER], [SYSTEM, USER, HELLO], "sua"),
+        ([SYSTEM, USER], [USER, HELLO], "sua"),
+        ([SYSTEM], [USER, HELLO], "sua"),
+        ("", [USER, HELLO], "ua"),
+        (None, [USER, HELLO], "ua"),
+        ([], [HELLO], "a"),
+    ],
+)
+def test_a_prompt_is_put_before_both_answers(prompt, answer, expected):
+    row = {"prompt": prompt, "chosen": answer, "rejected": [*answer[:-1], {"role": "assistant", "content": "b"}]}
+    made = ChosenRejectedToMessages()(row)
+    assert "".join(m.text_content for m in made["chosen"]) == expected
+    assert "".join(m.text_content for m in made["rejected"]) == expected[:-1] + "b"
+    assert [m.masked for m in made["chosen"]] == [m.role != "assistant" for m in made["chosen"]]
+    named = ChosenRejectedToMessages(column_map={"prompt": "asked"})({**row, "prompt": 3, "asked": prompt})
+    assert named["chosen"] == made["chosen"]
+    without = ChosenRejectedToMessages(column_map={"prompt": None})(row)
+    assert [m.text_content for m in without["chosen"]] == [turn["content"] for turn in answer]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "said"),
+    [
+        ("v", [USER, HELLO], "'chosen' begins with a message from 'user'.*'prompt', 'v', is not in it.*prompt: null"),
+        ({"text": "u"}, [HELLO], "'prompt' is {'text': 'u'}; expected a text or a list of turns.*prompt: null"),
+        ([{"from": "human", "value": "u"}], [HELLO], "turn 1 of 1 in 'prompt'.*ShareGPT"),
+    ],
+)
+def test_prompts_that_do_not_fit(prompt, answer, said):
+    with pytest.raises(DataError, match=said):
+        ChosenRejectedToMessages()({"prompt": prompt, "chosen": answer, "rejected": answer})
 
 
 def test_contradicting_arguments_are_refused():

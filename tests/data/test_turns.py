@@ -59,6 +59,15 @@ def test_thoughts_and_ends_of_turns_are_kept():
     assert [part["type"] for part in message.content] == ["reasoning_content", "text"] and not message.eot
 
 
+@pytest.mark.parametrize("said", [False, 0])
+def test_a_turn_that_goes_on_in_both_forms(said):
+    assert not openai({"role": "assistant", "content": "A", "eot": said})["messages"][0].eot
+    assert not sharegpt({"from": "gpt", "value": "A", "eot": said})["messages"][0].eot
+    for turn in ({"role": "assistant", "content": "A"}, {"from": "gpt", "value": "A"}):
+        with pytest.raises(DataError, match="turn 1 of 1.*'eot': 'false'}; expected true or false"):
+            (openai if "role" in turn else sharegpt)({**turn, "eot": "false"})
+
+
 @pytest.mark.parametrize("found", [TOOLS, json.dumps(TOOLS)])
 def test_functions_on_offer(found):
     user = {"role": "user", "content": "?"}
@@ -140,11 +149,36 @@ def test_masks_by_role():
             OpenAIToMessages(contradiction, masking_strategy=["user", "tool"])
 
 
-def test_a_column_with_the_system_message():
-    turns = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]
-    columns = {"conversations": "conversations", "system": "prompt"}
-    told = sharegpt(*turns, column_map=columns, prompt="S")["messages"]
-    assert (told[0].role, told[0].text_content, told[0].masked) == ("system", "S", True)
-    assert len(sharegpt(*turns, prompt="S")["messages"]) == len(sharegpt(*turns, column_map=columns)["messages"]) == 2
-    own = {"from": "system", "value": "O"}
-    assert sharegpt(own, *turns, column_map=columns, prompt="S")["messages"][0].text_content == "O"
+QUESTION, OWN = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}], {"from": "system", "value": "S"}
+
+
+@pytest.mark.parametrize("column", [None, "told"])
+def test_a_column_with_the_system_message(column):
+    columns = column and {"conversations": "conversations", "system": column}
+    name = column or "system"
+    for turns in (QUESTION, [OWN, *QUESTION], [{"from": "system", "value": "S\n"}, *QUESTION]):
+        messages = sharegpt(*turns, column_map=columns, **{name: "S"})["messages"]
+        assert [(m.role, m.text_content.strip(), m.masked) for m in messages[:2]] == [
+            ("system", "S", True),
+            ("user", "?", True),
+        ]
+    for nothing in ({}, {name: ""}, {name: None}, {"other": "S"}):
+        assert len(sharegpt(*QUESTION, column_map=columns, **nothing)["messages"]) == 2
+    with pytest.raises(DataError, match=f"two system messages, 'T' in '{name}' and 'S'.*system: null"):
+        sharegpt(OWN, *QUESTION, column_map=columns, **{name: "T"})
+    with pytest.raises(DataError, match=f"'{name}' is 5; expected a text, the system message.*system: null"):
+        sharegpt(*QUESTION, column_map=columns, **{name: 5})
+
+
+def test_the_column_with_the_system_message_is_left_out_or_replaced():
+    assert len(sharegpt(*QUESTION, column_map={"system": None}, system="S")["messages"]) == 2
+    row = {"conversations": [OWN, *QUESTION], "system": "T"}
+    messages = ShareGPTToMessages(new_system_prompt="N")(row)["messages"]
+    assert [m.text_content for m in messages] == ["N", "?", "!"] and messages[0].masked
+
+
+def test_a_system_message_is_masked_alike_wherever_it_stands():
+    rows = {"conversations": [OWN, *QUESTION]}, {"conversations": QUESTION, "system": "S"}
+    for options in ({}, {"train_on_input": True}, {"masking_strategy": ["system"]}):
+        inside, beside = (ShareGPTToMessages(**options)(row)["messages"] for row in rows)
+        assert inside == beside

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 
 import pytest
 from letters import Letters
@@ -66,23 +67,32 @@ WRONG_ROWS = [
         "no 'output'; it has 'input', 'outptu'.* nearest to 'output' is 'outptu'",
     ),
     (alpaca, {"instruction": "Hi", "output": [1]}, r"is \[1\]; expected a text"),
-    (alpaca, {"instruction": 3, "output": "Ho"}, "'instruction' is '3'; expected a text"),
-    (alpaca, {"instruction": "Hi", "input": [1], "output": "Ho"}, r"'input' is '\[1\]'; expected a text"),
+    (alpaca, {"instruction": 3, "output": "Ho"}, "'instruction' is 3; expected a text"),
+    (alpaca, {"instruction": "Hi", "input": [1], "output": "Ho"}, r"'input' is \[1\]; expected a text"),
+    (alpaca, {"instruction": "Hi", "input": 0, "output": "Ho"}, "'input' is 0; expected a text"),
+    (instruct, {}, r"no 'input'; it has nothing \(column_map"),
+    (instruct, {"input": "Hi", "output": math.nan}, "'output' is nan; expected a text"),
     (alpaca, {"instrution": "Hi", "output": "Ho"}, "nearest to 'instruction' is 'instrution'"),
-    (openai, {"talk": "Hi"}, "a dialogue is 'Hi'; expected a list of turns, at least one, each an object"),
+    (openai, {"talk": "Hi"}, "'talk' is 'Hi'; expected a list of turns, at least one, each an object"),
     (openai, {"talk": ["Hi"]}, "expected a list of turns"),
-    (openai, {"talk": []}, r"a dialogue is '\[\]'; expected a list of turns, at least one"),
+    (openai, {"talk": []}, r"'talk' is \[\]; expected a list of turns, at least one"),
     (openai, {"talk": {"role": "user", "content": "Hi"}}, "expected a list of turns"),
     (openai, {"talk": None}, r"'talk' is empty \(null\)"),
-    (openai, turn(role="bot", content="Ho"), "has the role 'bot'; expected one of system, user, assistant"),
-    (openai, turn(role="assistant", content=3), "the content of a message is 3; expected a text or a list of parts"),
+    (openai, turn(role="bot", content="Ho"), "turn 2 of 2 in 'talk': 'role' is 'bot'; expected one of system, user"),
+    (
+        openai,
+        turn(role="assistant", content=3),
+        "turn 2 of 2 in 'talk': 'content' is 3; expected a text or a list of parts",
+    ),
+    (openai, turn(**{"from": "gpt", "value": "Ho"}), "turn 2 of 2.*ShareGPT's form.*conversation_style: sharegpt"),
     (openai, turn(role="assistant", contents="Ho"), "no 'content'; it has 'role', 'contents'"),
-    (sharegpt, {"conversations": [{"from": "robot", "value": "Ho"}]}, "a turn is from 'robot'; expected one of system"),
+    (sharegpt, {"conversations": [{"from": "robot", "value": "Ho"}]}, "'from' is 'robot'; expected one of system"),
     (sharegpt, {"conversations": [{"from": "human", "text": "Ho"}]}, "no 'value'; it has 'from', 'text'"),
     (sharegpt, {"conversation": []}, "nearest to 'conversations' is 'conversation'"),
     (preference, {"chosen": [{"role": "user", "content": "Hi"}]}, "no 'rejected'"),
-    (preference, {"chosen": "Ho", "rejected": "Hm"}, "a dialogue is 'Ho'"),
+    (preference, {"chosen": "Ho", "rejected": "Hm"}, "'chosen' is 'Ho'; expected a list of turns"),
     (completion, {"text": ["Hi"]}, r"'text' is \['Hi'\]; expected a text"),
+    (completion, {}, "no column 'text'; the columns are nothing"),
     (completion, {"txt": "Hi"}, "no column 'text'; the columns are 'txt'; nearest to 'text' is 'txt'"),
 ]
 GOOD_ROWS = {
@@ -118,14 +128,88 @@ def test_malformed_lines_are_counted_too(write):
     ]
 
 
-def test_many_wrong_rows_are_counted_and_some_shown(write):
+def test_many_wrong_rows_are_counted_and_each_kind_is_shown_once(write):
     with pytest.raises(DataError) as error:
-        instruct(write(*[GOOD, {"input": "Hi"}] * 8))
+        instruct(write(*[GOOD, {"input": "Hi"}] * 8, *({"input": "Hi", "output": i} for i in range(7))))
     shown = str(error.value).splitlines()
-    assert [line.partition(":")[0] for line in shown[:5]] == [f"rows.jsonl, line {2 * i}" for i in range(1, 6)]
+    assert [line.partition(":")[0] for line in shown[:5]] == [
+        "in 8 of 23 rows, first rows.jsonl, line 2",
+        *(f"rows.jsonl, line {i}" for i in range(17, 21)),
+    ]
     assert shown[5:] == ["... and 3 more rows"]
-    with pytest.raises(DataError, match="... and at least 95 more rows"):
+    with pytest.raises(
+        DataError, match="^in at least 100 of 300 rows, first rows.jsonl, line 1: a row has no 'output'"
+    ):
         instruct(write(*[{"input": "Hi"}] * 300))
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["", "streaming"])
+@pytest.mark.parametrize(
+    ("build", "row", "columns", "said"),
+    [
+        (alpaca, {"instruction": "Hi", "context": "C", "output": "Ho"}, {"input": "contxt"}, "nearest .* 'context'"),
+        (sharegpt, {"system": "S"}, {"system": "sytem"}, "nearest .* is 'system'"),
+        (sharegpt, {"functions": []}, {"tools": "fnctions"}, "nearest .* is 'functions'"),
+        (openai, {"functions": []}, {"tools": "fnctions"}, "nearest .* is 'functions'"),
+        (preference, {"asked": "Hi"}, {"prompt": "askd"}, "nearest .* is 'asked'"),
+    ],
+)
+def test_a_column_that_only_the_config_names_is_found(build, row, columns, said, streaming, write):
+    source = write(GOOD_ROWS[build], GOOD_ROWS[build] | row)
+    with pytest.raises(DataError, match=rf"^rows.jsonl, line 1: column_map is .*\(2 looked at\).*{said}"):
+        build(source, column_map=columns, streaming=streaming)
+    assert build(source, column_map={name: next(iter(row)) for name in columns} if row != {"asked": "Hi"} else None)
+    assert build(source, column_map={name: name for name in columns}), "its usual name may be absent"
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["", "streaming"])
+def test_columns_that_are_not_used_are_named(streaming, write, caplog):
+    row = {"id": 1, **GOOD_ROWS[alpaca], "history": [], "system": "S", "lang": "de"}
+    source = write(GOOD_ROWS[alpaca], row, row)
+    with caplog.at_level(logging.INFO):
+        dataset = alpaca(source, streaming=streaming, filter_fn=lambda row: row.get("lang", "de") == "de")
+    assert dataset.unused_columns == ["id", "history", "system"]
+    assert "rows.jsonl, line 1: columns that are not used: id, history, system" in caplog.text
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1 and "2 row(s) have something in the column 'system', which is not used" in warnings[0]
+
+
+@pytest.mark.parametrize("row", [{"system": "S"}, {"history": [["a", "b"]]}])
+def test_what_questions_and_answers_leave_out_is_warned_of(row, write, caplog):
+    instruct(write(GOOD | row))
+    assert f"1 row(s) have something in the column {next(iter(row))!r}" in caplog.text
+
+
+def test_columns_that_are_used(write, caplog):
+    row = GOOD_ROWS[sharegpt] | {"system": "S", "tools": []}
+    with caplog.at_level(logging.INFO):
+        assert sharegpt(write(row)).unused_columns == []
+        assert (
+            datasets.SFTDataset(
+                source=write(GOOD),
+                message_transform=lambda row: {"messages": [*row.values()]},
+                model_transform=Letters(),
+            ).unused_columns
+            == []
+        )
+    assert not caplog.records
+    assert sharegpt(write(row), column_map={"system": None, "tools": None}).unused_columns == ["system", "tools"]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["", "streaming"])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"filter_fn": lambda row: row["nope"]}, "KeyError: no column 'nope'; the columns are 'input', 'output'"),
+        ({"filter_fn": lambda row: row["output"] > 3}, "TypeError: '>' not supported"),
+        ({"filter_fn": len, "filter_kwargs": {"input_columns": "outptu"}}, "'outptu'; .*nearest .* is 'output'"),
+        ({"filter_fn": lambda row: 1 / 0}, "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_filter_that_fails_is_told_with_the_row(options, said, streaming, write):
+    name = "builtins.len" if options["filter_fn"] is len else "test_bad_input.<lambda>"
+    with pytest.raises(DataError, match=f"^rows.jsonl, line 1: filter_fn {name} fails: .*{said}"):
+        instruct(write(GOOD), streaming=streaming, **options)
 
 
 FILES = [
@@ -163,7 +247,7 @@ def test_a_file_that_cannot_be_used_is_named_with_the_line(name, raw, message, s
 def test_rows_of_mixed_types_in_parquet_are_told_apart(write, streaming, tmp_path):
     hub = pytest.importorskip("datasets")
     hub.Dataset.from_list([GOOD, {"input": "Hi", "output": None}]).to_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(DataError, match=r"rows.parquet, row 1 \(the first is 0\): .*'output' is empty"):
+    with pytest.raises(DataError, match=r"rows.parquet, row 2: .*'output' is empty"):
         instruct("rows.parquet", streaming=streaming)
 
 

@@ -134,11 +134,33 @@ def test_all_of_a_text_is_trained_on(name, write):
     assert sample["tokens"] == sample["labels"] == [2, *map(ord, "Once upon a time"), 3]
 
 
-def test_a_long_text_is_cut_and_still_ends(write):
-    source = write({"text": "Once upon a time"})
-    assert datasets.text_completion_dataset(Letters(max_seq_len=6), source)[0]["tokens"] == [2, *map(ord, "Once"), 3]
-    assert datasets.TextCompletionDataset(Letters(6), source, max_seq_len=4)[0]["tokens"] == [2, *map(ord, "On"), 3]
-    assert datasets.TextCompletionDataset(Letters(6), source, add_eos=False)[0]["tokens"] == [2, *map(ord, "Once ")]
+def test_a_long_text_is_cut_without_an_end(write):
+    """An end token in the middle of a text would teach to stop there."""
+    source = write({"text": "Once upon a time"}, {"text": "Once"})
+    for dataset, expected in (
+        (datasets.text_completion_dataset(Letters(max_seq_len=6), source), "\x02Once "),
+        (datasets.TextCompletionDataset(Letters(6), source, max_seq_len=4), "\x02Onc"),
+        (datasets.TextCompletionDataset(Letters(6), source, add_eos=False), "\x02Once "),
+    ):
+        assert text(dataset[0]["tokens"]) == text(dataset[0]["labels"]) == expected
+    assert text(datasets.text_completion_dataset(Letters(6), source)[1]["tokens"]) == "\x02Once\x03"
+    left = Letters(5)
+    left.truncation_type = "left"
+    assert text(datasets.text_completion_dataset(left, source)[0]["tokens"]) == "time\x03"
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["", "streaming"])
+@pytest.mark.parametrize("max_seq_len", [4, 9, 40])
+def test_nothing_is_lost_of_texts_that_are_split_across_packs(max_seq_len, streaming, write):
+    texts = ["Once upon a time", "x", "abcdefghijklmnopqrstuvwxyz", ""]
+    source = write(*({"text": each} for each in texts))
+    packs = datasets.text_completion_dataset(
+        Letters(), source, packed=True, max_seq_len=max_seq_len, streaming=streaming
+    )
+    found = [token for pack in packs for token in pack["tokens"].tolist() if token != Letters.pad_id]
+    assert text(found) == "".join(f"\x02{each}\x03" for each in texts)
+    if not streaming:
+        assert packs.ds.cut_at is None and len(packs) == -(-len(found) // max_seq_len)
 
 
 def test_texts_are_split_across_packs_unless_asked_not_to(write):

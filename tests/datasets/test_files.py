@@ -192,7 +192,7 @@ def test_parquet(folder):
     rows = load_rows(name)
     assert rows_of(name) == ROWS and rows.is_local
     assert [rows[i] for i in (4, 0, 3)] == [ROWS[4], ROWS[0], ROWS[3]]
-    assert rows.where(3) == f"{name}, row 3 (the first is 0)"
+    assert rows.where(3) == f"{name}, row 4"
     assert rows_of(name, "train") == ROWS and load_rows(name, "train[1:3]")[1] == ROWS[2]
     assert pickle.loads(pickle.dumps(rows))[2] == ROWS[2]
     assert rows.fingerprint() == load_rows(parquet(folder / "same.parquet")).fingerprint()
@@ -224,6 +224,13 @@ def test_parquet_that_cannot_be_used(folder):
     whole = (folder / parquet(folder / "a.parquet")).read_bytes()
     with pytest.raises(DataError, match="torn.parquet is no Parquet file, or is damaged"):
         load_rows(write(folder / "torn.parquet", whole[:-20]))
+    from pyarrow import array, table
+    from pyarrow import parquet as pq
+
+    pq.write_table(table([array([1]), array([2])], names=["a", "a"]), folder / "twice.parquet")
+    for read in (load_rows, lambda source: [*open_units(source)[0].rows()]):
+        with pytest.raises(DataError, match=r"twice.parquet: 1 column name\(s\) stand twice, among them 'a'"):
+            read("twice.parquet")
     hub.Dataset.from_dict({"a": []}).to_parquet(folder / "none.parquet")
     with pytest.raises(DataError, match="none.parquet holds no rows"):
         load_rows(str(folder / "none.parquet"))

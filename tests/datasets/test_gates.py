@@ -12,8 +12,9 @@ from torchtune import datasets
 from torchtune.config._data_checks import DATA_CHECKS
 from torchtune.datasets import ConcatDataset, PackedDataset, SFTDataset
 from torchtune.datasets._faults import OF_A_PART, Look
-from torchtune.datasets._gates import findings_in, parts_to_check, unknown_ids_in
+from torchtune.datasets._gates import act_on, findings_in, parts_to_check, unknown_ids_in
 from torchtune.datasets._prepare import Preparation
+from torchtune.errors import DataError
 
 SAID = [
     "What is {}?  ",
@@ -156,13 +157,13 @@ def test_the_share_decides_unless_the_config_does(tmp_path):
 @pytest.mark.parametrize(
     "drops, counts",
     [
-        (["system"], [(3, 3)]),
-        (["user"], [(7, 7)]),
-        ([(2, "user")], [(2, 7)]),
-        (["system", (1, "user")], [(3, 3), (3, 7)]),
+        (["system"], [(3, 5)]),
+        (["user"], [(5, 5)]),
+        ([(2, "user")], [(2, 5)]),
+        (["system", (1, "user")], [(3, 5), (3, 5)]),
     ],
 )
-def test_messages_that_a_template_drops_are_counted_by_role(tmp_path, drops, counts):
+def test_samples_of_which_a_template_drops_a_message_are_counted_by_role(tmp_path, drops, counts):
     roles = [("system", "user", "assistant"), ("user", "assistant", "user", "assistant")]
     rows = [
         [{"role": role, "content": f"{role} says {10 * i + number}."} for number, role in enumerate(roles[i % 2])]
@@ -170,6 +171,58 @@ def test_messages_that_a_template_drops_are_counted_by_role(tmp_path, drops, cou
     ]
     found = found_in(chat_of(Plain(drops), tmp_path / "rows.jsonl", rows), Plain())
     assert [(check, count, total) for check, _, count, total in found] == [("dropped_message", *c) for c in counts]
+
+
+def test_a_message_that_few_samples_have_is_no_fault_of_most(tmp_path):
+    rows = [[{"role": "system", "content": "Be kind."}] * (i < 3) + talk(i, "user", "assistant") for i in range(40)]
+    dataset = chat_of(Plain(["system"]), tmp_path / "rows.jsonl", rows)
+    assert found_in(dataset, Plain()) == [("dropped_message", "warn", 3, 40)]
+
+
+EMPTY = [
+    ({"content": ""}, True),
+    ({"content": " \n"}, True),
+    ({"content": [{"type": "text", "text": ""}]}, True),
+    ({"content": "", "train": False}, False),
+    ({"content": "", "tool_calls": [{"name": "f", "arguments": {}}]}, False),
+    ({"content": "", "reasoning_content": "Hm."}, False),
+    ({"content": "0"}, False),
+]
+
+
+@pytest.mark.parametrize("answer, is_empty", EMPTY)
+def test_answers_that_say_nothing(tmp_path, answer, is_empty):
+    asked = {"role": "user", "content": "a"}
+    rows = [[asked, {"role": "assistant", **answer}]] * 2 + [[asked, {"role": "assistant", "content": "b"}]] * 2
+    dataset = chat_of(Plain(), tmp_path / "rows.jsonl", rows)
+    found = [one for one in found_in(dataset, Plain()) if one[0] == "empty_answer"]
+    assert found == [("empty_answer", "warn", 2, 4)] * is_empty
+    dataset = chat_of(Plain(), tmp_path / "rows.jsonl", rows[:3])
+    found = [one for one in found_in(dataset, Plain()) if one[0] == "empty_answer"]
+    assert found == [("empty_answer", "error", 2, 3)] * is_empty
+    assert not any("empty" in one[0] for one in found_in(dataset, Plain(), empty_answer="off"))
+
+
+def test_empty_cells_and_texts(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("input,output\na,\nb,c\n")
+    assert found_in(datasets.instruct_dataset(Plain(), source=str(path)), Plain()) == [("empty_answer", "warn", 1, 2)]
+    texts = write(tmp_path / "texts.jsonl", [{"text": ""}] * 3)
+    assert found_in(datasets.text_completion_dataset(Plain(), texts), Plain()) == []
+    pairs = [
+        {"chosen": talk(i, "user", "assistant"), "rejected": [*talk(i, "user"), {"role": "assistant", "content": ""}]}
+        for i in range(3)
+    ]
+    found = found_in(datasets.preference_dataset(Plain(), source=write(tmp_path / "pairs.jsonl", pairs)), Plain())
+    assert found == [("empty_answer", "error", 3, 3)]
+
+
+def test_all_checks_that_end_a_run_are_named(tmp_path):
+    rows = [[{"role": "system", "content": "Be kind."}, *talk(i, "user")] for i in range(3)]
+    dataset = chat_of(Plain(["system"]), tmp_path / "rows.jsonl", rows)
+    found = findings_in(parts_to_check(dataset, "dataset"), [], Plain(), {"double_bos": "error"})
+    with pytest.raises(DataError, match="all the same: data_checks.no_target=off data_checks.dropped_message=off$"):
+        act_on(found)
 
 
 def test_letters_that_a_tokenizer_does_not_know_or_changes_are_not_dropped(tmp_path):
@@ -227,6 +280,7 @@ def test_a_dataset_of_ones_own_is_looked_at_by_some_of_its_samples():
     assert re.match(r"dataset, sample \d+: '<s><s>", found.example)
     [found] = unknown_ids_in(parts, Plain(), 4, {})
     assert found.level == "error" and 100 < found.count < 300 and "up to 4 in the first" in found.text
+    assert "has all of the config's tokenizer" in found.text
     assert not unknown_ids_in(parts, Plain(), 5, {})
 
 

@@ -1,6 +1,7 @@
 """What the `datasets` package reads for us, and its errors in one message."""
 
 import json
+import logging
 
 import pytest
 
@@ -24,15 +25,17 @@ def test_parquet_as_source_and_as_data_file(folder):
     cache = str(folder / "cache")
     rows = load_rows("a.parquet", "train[2:5]", cache_dir=cache)
     assert [rows[i] for i in range(len(rows))] == ROWS[2:5]
-    assert rows.where(1) == "parquet, split train[2:5], row 1 (the first is 0)"
+    assert rows.where(1) == "parquet, split train[2:5], row 2"
     same = load_rows("parquet", "train[2:5]", data_files="a.parquet", cache_dir=cache)
     other = load_rows("parquet", "train[2:6]", data_files="a.parquet", cache_dir=cache)
     assert rows.fingerprint() == same.fingerprint() != other.fingerprint()
 
 
-def test_other_arguments_reach_load_dataset(folder):
-    rows = load_rows("json", data_files="a.jsonl", cache_dir=str(folder / "cache"))
+def test_other_arguments_reach_load_dataset(folder, caplog):
+    with caplog.at_level(logging.INFO):
+        rows = load_rows("json", data_files="a.jsonl", cache_dir=str(folder / "cache"), encoding="latin-1")
     assert not rows.is_local and rows[3] == ROWS[3]
+    assert "the `datasets` package reads the json files, because of the argument cache_dir: " in caplog.text
     with pytest.raises(ConfigError, match="does not accept these arguments.*nonsense"):
         load_rows("json", data_files="a.jsonl", cache_dir=str(folder / "cache"), nonsense=1)
 
@@ -40,6 +43,18 @@ def test_other_arguments_reach_load_dataset(folder):
 def test_a_wrong_split_names_those_there_are(folder):
     with pytest.raises(DataError, match=r"split 'test'.*\['train'\]"):
         load_rows("json", "test", data_files="a.jsonl", cache_dir=str(folder / "cache"))
+
+
+def test_several_splits_that_are_not_joined(folder):
+    with pytest.raises(
+        ConfigError, match=r"split is \['train', 'train'\]; it must be one split, or several as in train"
+    ):
+        load_rows("json", ["train", "train"], data_files="a.jsonl", cache_dir=str(folder / "cache"))
+
+
+def test_no_split_is_the_usual_one(folder):
+    rows = load_rows("json", None, data_files="a.jsonl", cache_dir=str(folder / "cache"))
+    assert len(rows) == 10 and rows.where(0) == "json, split train, row 1"
 
 
 def test_malformed_data_says_more_than_generation_failed(folder):

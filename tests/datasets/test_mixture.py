@@ -93,7 +93,10 @@ def test_fingerprints_change_with_weights_and_rule():
         assert len(found) == 4 and kind(made, [2, 2]).fingerprint() in found
 
 
-@pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1], [1, float("nan")]])
+@pytest.mark.parametrize(
+    "weights",
+    [[1], *([1, wrong] for wrong in (0, -1, float("nan"), float("inf"), "abc", "3", None, True, [1]))],
+)
 def test_wrong_weights(weights):
     with pytest.raises(ConfigError, match="as many weights above 0"):
         MixtureDataset([Documents([2]), Documents([2])], weights)

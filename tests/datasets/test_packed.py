@@ -105,7 +105,7 @@ def test_documents_without_a_target_are_left_out_and_counted(caplog):
 
 
 def test_too_long_a_document():
-    with pytest.raises(DataError, match="sample 1 has 12 tokens and a pack holds 8; so it is with 1 of 3 samples"):
+    with pytest.raises(DataError, match="sample 2 has 12 tokens and a pack holds 8; so it is with 1 of 3 samples"):
         len(PackedDataset(Documents([5, 12, 3]), max_seq_len=8))
 
 

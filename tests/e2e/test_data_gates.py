@@ -55,6 +55,11 @@ def cut_answer(tiny, share: int) -> dict[str, Any]:
     return {"dataset": chat(tiny, "long", long + ANSWERED[share:]), "tokenizer": tokenizer | {"max_seq_len": 200}}
 
 
+def empty_answer(tiny, share: int) -> dict[str, Any]:
+    empty = [dialogue(i, "user", "assistant", assistant="") for i in range(share)]
+    return {"dataset": chat(tiny, "empty", empty + ANSWERED[share:])}
+
+
 def unknown_ids(tiny, share: int) -> dict[str, Any]:
     (tiny.root / "odd_data.py").write_text(
         "def odd(tokenizer, share):\n"
@@ -72,6 +77,7 @@ def validation_overlap(tiny, share: int) -> dict[str, Any]:
 FAULTS = {
     "no_target": no_target,
     "cut_answer": cut_answer,
+    "empty_answer": empty_answer,
     "missing_end": lambda tiny, share: with_template(tiny, inside="", outside=END),
     "double_bos": lambda tiny, share: with_template(tiny, begin=BOS * 2),
     "dropped_message": lambda tiny, share: with_template(tiny, dropped="system"),
@@ -83,13 +89,15 @@ SAID = {
     "cut_answer": "{share} of 8 samples of dataset are cut at 200 tokens before anything to train on",
     "missing_end": "8 of 8 samples of dataset train no token that ends a turn (<|eot_id|>",
     "double_bos": "8 of 8 samples of dataset begin with <|begin_of_text|> twice",
-    "dropped_message": "8 of 8 messages from 'system' of dataset are not in what the model reads",
+    "empty_answer": "{share} of 8 samples of dataset train an answer without text",
+    "dropped_message": "8 of 8 samples of dataset have a message from 'system' that is not in what the model reads",
     "unknown_ids": "{share} of 8 samples of dataset hold ids that the model's embedding of 271 rows does not have",
     "validation_overlap": "{share} of 8 samples of dataset_val stand in dataset too (the first: {root}/train.jsonl,",
 }
 EXAMPLE = {
     "no_target": "unanswered.jsonl, line 1: ",
     "cut_answer": "long.jsonl, line 1: '",
+    "empty_answer": "empty.jsonl, line 1: '",
     "missing_end": "system.jsonl, line 1: '",
     "double_bos": f"system.jsonl, line 1: '{BOS}{BOS}",
     "dropped_message": "system.jsonl, line 1: 'system says 0'",
@@ -97,7 +105,12 @@ EXAMPLE = {
     "validation_overlap": "val.jsonl, line {val_line}: ",
 }
 STOPS = [name for name in FAULTS if name != "validation_overlap"]
-SOMETIMES = ["no_target", "cut_answer", "validation_overlap"]  # what is not a fault of the tokenizer as a whole
+SOMETIMES = [
+    "no_target",
+    "cut_answer",
+    "empty_answer",
+    "validation_overlap",
+]  # what is not a fault of the tokenizer as a whole
 
 
 def run(tiny, out: str, fault: str, share: int, **keys: Any):
@@ -156,6 +169,24 @@ def test_misspelt_names_and_levels(tiny):
     assert ended.code == 2 and "Did you mean 'double_bos'?" in ended.err
     ended = run(tiny, "level", "double_bos", ALL, data_checks={"double_bos": "warning"})
     assert ended.code == 2 and "data_checks.double_bos must be one of off, warn, error" in ended.err
+
+
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("data_checks.double_boss=off", "command line: data_checks has no 'double_boss'"),
+        ("data_checks=off", "command line: data_checks must be a mapping, found False; each check is set by its name"),
+    ],
+)
+def test_wrong_settings_on_the_command_line(tiny, word, said):
+    ended = tiny.tune("run", "--config", str(tiny.config), word, f"output_dir={tiny.root / 'wrong'}")
+    assert ended.code == 2 and said in ended.err
+
+
+def test_a_tokenizer_that_the_model_cannot_hold_is_refused_whatever_the_data_checks_say(tiny):
+    words = ["model.vocab_size=200", "data_checks.unknown_ids=warn", f"output_dir={tiny.root / 'small'}"]
+    ended = tiny.tune("run", "--config", str(tiny.config), *words)
+    assert ended.code == 4 and "no setting of data_checks changes it" in ended.err
 
 
 def test_the_check_is_switched_off_on_the_command_line(tiny):

@@ -39,7 +39,7 @@ def here(tmp_path, monkeypatch):
 def test_the_function_by_its_usual_name(here):
     dataset = custom_dataset(Letters(), file="mine.py")
     assert len(dataset) == 1 and dataset[0] == {"tokens": [1, 2], "labels": [-100, 2]}
-    assert dataset.where(0) == "mine.py, sample 0"
+    assert dataset.where(0) == "mine.py, sample 1"
 
 
 def test_another_function_gets_settings_tokenizer_and_split(here):
@@ -80,7 +80,7 @@ def test_packed(here):
 
 
 @pytest.mark.parametrize("sample, said", [
-    ({"tokens": [1]}, r"sample 0: expected input_ids and labels, found \['tokens'\]"),
+    ({"tokens": [1]}, r"sample 1: expected input_ids and labels, found \['tokens'\]"),
     ([1], "found list"),
     ({"input_ids": [1, 2], "labels": [1]}, r"input_ids \[2\], labels \[1\]"),
     ({"input_ids": [[1]], "labels": [[1]]}, r"input_ids \[1, 1\]"),
@@ -106,8 +106,9 @@ def test_a_file_or_function_that_is_not_there(file, kind, said, here):
         lambda: custom_dataset(Letters(), file=file),
         lambda: get_preprocessed_dataset(Letters(), settings.custom_dataset(file=file)),
     ):
-        with pytest.raises(kind, match=said):
+        with pytest.raises(kind, match=said) as caught:
             call()
+        assert isinstance(caught.value, ConfigError) and caught.type.__name__ == "ConfigError"
 
 
 def test_a_config_does_not_choose_code_elsewhere(here, monkeypatch):

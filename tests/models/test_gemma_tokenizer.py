@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 import pytest
+from cut_dialogues import cut_at_right
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -223,7 +224,7 @@ def test_marks_of_a_written_template_are_tokens_and_those_of_a_message_are_not(p
 def test_truncation(path, limit):
     whole, mask = GemmaTokenizer(path).tokenize_messages(dialogue("what is it?", "Hello world!"))
     right = GemmaTokenizer(path, limit).tokenize_messages(dialogue("what is it?", "Hello world!"))
-    assert right == ([*whole[: limit - 1], EOS], mask[:limit])
+    assert right == cut_at_right(whole, mask, limit, EOS)
     left = GemmaTokenizer(path, limit, truncation_type="left")
     assert left.tokenize_messages(dialogue("what is it?", "Hello world!")) == (whole[-limit:], mask[-limit:])
     chat = GemmaTokenizer(path, 99, GemmaChatTemplate()).tokenize_messages(dialogue("what is it?", "Hello world!"))

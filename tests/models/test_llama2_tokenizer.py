@@ -145,16 +145,25 @@ def test_without_template():
     ("limit", "tokens", "mask"),
     [
         (2, [1, 2], [1, 1]),
-        (4, [1, 318, 28779, 2], [1, 1, 1, 0]),
+        (4, [1, 318, 28779, 2], [1, 1, 1, 1]),
+        (5, [1, 318, 28779, 28741, 2], [1, 1, 1, 0, 0]),
         (6, [1, 318, 28779, 28741, 2, 2], [1, 1, 1, 0, 0, 1]),
         (8, [1, 318, 28779, 28741, 2, 1, 500, 2], [1, 1, 1, 0, 0, 1, 1, 1]),
-        (10, [1, 318, 28779, 28741, 2, 1, 500, 28750, 28741, 2], [1, 1, 1, 0, 0, 1, 1, 1, 0, 0]),
+        (10, [1, 318, 28779, 28741, 2, 1, 500, 28750, 28741, 2], [1, 1, 1, 0, 0, 1, 1, 1, 0, 1]),
+        (11, [1, 318, 28779, 28741, 2, 1, 500, 28750, 28741, 28750, 2], [1, 1, 1, 0, 0, 1, 1, 1, 0, 0, 0]),
         (12, [1, 318, 28779, 28741, 2, 1, 500, 28750, 28741, 28750, 2], [1, 1, 1, 0, 0, 1, 1, 1, 0, 0, 0]),
     ],
 )
 def test_truncation(limit, tokens, mask):
     cut = Llama2Tokenizer(str(PATH), max_seq_len=limit, prompt_template=None)
     assert cut.tokenize_messages(_dialogue()) == (tokens, [bool(m) for m in mask])
+
+
+@pytest.mark.parametrize(("limit", "end"), [(8, 500), (7, 500), (6, 2)])
+def test_a_question_at_the_end_is_cut_only_where_it_is_too_long(limit, end):
+    messages = [*_dialogue()[:3], Message("user", "U", masked=True)]
+    tokens, mask = Llama2Tokenizer(str(PATH), limit, None).tokenize_messages(messages)
+    assert tokens[-1] == end and mask[-1] and len(tokens) == min(limit, 7)
 
 
 @pytest.mark.parametrize("limit", [1, 3, 7, 11, 20])

@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+from cut_dialogues import cut_at_right
 from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, ToolMessage, UserMessage
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.protocol.instruct.tool_calls import Function, FunctionCall, Tool, ToolCall
@@ -193,9 +194,8 @@ def test_truncation(files, side):
     tokens, mask = MistralTokenizer(path).tokenize_messages(messages)
     for limit in range(1, len(tokens)):
         found, masked = MistralTokenizer(path, limit, truncation_type=side).tokenize_messages(messages)
-        assert len(found) == len(masked) == limit and found[-1] == tokens[-1] and not masked[-1]
-        kept = tokens[: limit - 1] if side == "right" else tokens[-limit:-1]
-        assert found[:-1] == kept
+        whole = cut_at_right(tokens, mask, limit, tokens[-1])
+        assert (found, masked) == (whole if side == "right" else (tokens[-limit:], mask[-limit:]))
 
 
 # torchtune's form.

@@ -17,6 +17,7 @@ import llama_models.llama3
 import mistral_common
 import pytest
 import tiktoken
+from cut_dialogues import cut_at_right
 from tiktoken.load import load_tiktoken_bpe
 from tiktoken_ext import openai_public
 from tokenizer_files import llama2_tokenizer_json, llama3_tokenizer_json, small_tiktoken
@@ -284,9 +285,11 @@ def test_truncation_keeps_tokens_and_mask_together(either, side):
     cut = pickle.loads(pickle.dumps(either))
     cut.truncation_type = side
     for cut.max_seq_len in range(1, len(tokens) + 2):
-        place = slice(0, cut.max_seq_len) if side == "right" else slice(-cut.max_seq_len, None)
-        expected = [*tokens[place][:-1], cut.eos_id]
-        assert cut.tokenize_messages(TURNS, add_end_tokens=True) == (expected, mask[place])
+        limit = cut.max_seq_len
+        place = slice(0, limit) if side == "right" else slice(-limit, None)
+        has_lost_its_end = side == "right" and limit < len(tokens)
+        expected = cut_at_right(tokens, mask, limit, cut.eos_id) if has_lost_its_end else (tokens[place], mask[place])
+        assert cut.tokenize_messages(TURNS, add_end_tokens=True) == expected
         assert cut.tokenize_messages(TURNS) == (begun[place], begun_mask[place])
 
 

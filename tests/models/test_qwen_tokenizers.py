@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+from cut_dialogues import cut_at_right
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers.models.qwen2 import Qwen2Tokenizer as Theirs
 
@@ -312,7 +313,7 @@ def test_truncation_keeps_tokens_and_mask_together(both, folder, kind):
         if limit >= len(tokens):
             assert cut.tokenize_messages(messages) == (tokens, mask)
         elif side == "right":
-            assert cut.tokenize_messages(messages) == (tokens[: limit - 1] + [cut.eos_id], mask[:limit])
+            assert cut.tokenize_messages(messages) == cut_at_right(tokens, mask, limit, cut.eos_id)
             assert cut.tokenize_messages(messages, add_end_tokens=False)[0] == begun[:limit]
         else:
             assert cut.tokenize_messages(messages) == (tokens[-limit:], mask[-limit:])

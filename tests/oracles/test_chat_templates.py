@@ -17,6 +17,7 @@ TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
 # As released, and as trl marks the answers in them.
 WITH_TOOLS = ("glm4moe", "lfm2_v2", "nemotron_3_nano", "qwen2_5", "qwen3", "qwen3_6", "qwen3_instruct_2507")
 MARKED = [*WITH_TOOLS, "cohere2", "gemma3", "gptoss", "llama3", "phi3"]
+BY_TURNS = ("cohere2", "gemma3", "qwen3_6")  # these refuse a dialogue that the user does not begin
 
 
 def tool_call(city: str, number: str) -> dict:
@@ -115,6 +116,26 @@ def test_masks_equal_the_marks(words, name):
         assert sample["tokens"] == wanted["input_ids"]
         assert [int(not masked) for masked in sample["mask"]] == wanted["assistant_masks"]
         assert 0 < sum(wanted["assistant_masks"]) < len(sample["tokens"])
+
+
+@pytest.mark.parametrize("name", [name for name in MARKED if name not in BY_TURNS])
+def test_masks_of_a_dialogue_that_only_the_model_speaks_in(words, name):
+    ours, theirs = both(words, f"{name}_training")
+    row = {"messages": [ANSWERED]}
+    wanted = expected(theirs, row, masks=True)["assistant_masks"]
+    assert [int(not masked) for masked in ours(OpenAIToMessages()(row))["mask"]] == wanted and 0 < sum(wanted)
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_masks_of_one_of_two_answers_are_its_marks(words, name):
+    ours, theirs = both(words, f"{name}_training")
+    wanted = expected(theirs, {"messages": PLAIN["turns"]}, masks=True)["assistant_masks"]
+    last = max(i for i, (mark, before) in enumerate(zip(wanted, [0, *wanted])) if mark and not before)
+    found = []
+    for weights in ((0, 1), (1, 0)):
+        turns = [{**turn, "weight": weights[i // 2]} if i % 2 else turn for i, turn in enumerate(PLAIN["turns"])]
+        found.append([int(not masked) for masked in ours(OpenAIToMessages()({"messages": turns}))["mask"]])
+    assert found == [[0] * last + wanted[last:], wanted[:last] + [0] * (len(wanted) - last)]
 
 
 @pytest.mark.parametrize("name", ["cohere2", "gemma3", "gptoss", "lfm2_v2", "llama3", "qwen2_5", "qwen3_instruct_2507"])

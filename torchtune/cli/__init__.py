@@ -59,8 +59,11 @@ def _dispatch(arguments: list[str]) -> None:
     if first.startswith("-") and first not in ("-h", "--help", "--version"):
         return import_module("torchtune.cli.run").run(arguments)  # `tune --nnodes 1 --config C`, the oldest form
     if not first.startswith("-") and first not in commands():
-        _parser("").error(_unknown_command(first))
-    args = _parser(first).parse_args(arguments or ["--help"])
+        _parsers("")[0].error(_unknown_command(first))
+    parser, of_commands = _parsers(first)
+    if first not in of_commands:
+        parser.parse_args(arguments or ["--help"])  # prints and ends
+    args = of_commands[first].parse_intermixed_args(arguments[1:])  # options and settings in any order
     args.func(args)
 
 
@@ -73,8 +76,8 @@ class _Parser(argparse.ArgumentParser):
         super().error(redact_text(message))
 
 
-def _parser(command: str) -> _Parser:
-    """The parser of `tune`, complete for one sub-command; the others are names with a line of help."""
+def _parsers(command: str) -> tuple[_Parser, dict[str, _Parser]]:
+    """The parser of `tune`, and those of its sub-commands: one complete, the others names with a line of help."""
     parser = _Parser(
         prog="tune",
         usage=f"tune [-h] {{{','.join(commands())}}} ...",
@@ -89,7 +92,7 @@ def _parser(command: str) -> _Parser:
             import_module(f"torchtune.cli.{name}").add_parser(subparsers)
         else:
             subparsers.add_parser(name, help=text)
-    return parser
+    return parser, subparsers.choices
 
 
 def _unknown_command(name: str) -> str:

@@ -11,11 +11,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from torchtune.config import _allow, _source, _static
 from torchtune.config._adapters import serving_notes
+from torchtune.config._annotations import value_faults
 from torchtune.config._keys import Dotted
 from torchtune.config._load import LoadedConfig
 from torchtune.config._names import ROLES, Role, current
 from torchtune.config._problem import Problem, near, problem
-from torchtune.config._resolve import argument_faults, first_line, value_faults
+from torchtune.config._resolve import argument_faults, first_line
 from torchtune.config._typed import Fault, check_keys, unused_keys
 
 _NO_ROLE = Role()
@@ -169,8 +170,8 @@ def _one_component(key: str, node: Mapping[str, Any], allow: Iterable[str]) -> I
         own = role.of_entry if key.rpartition(".")[2].isdigit() else ()
         names = [n for n in node if n != "_component_" and n not in own]
         faults = argument_faults(found.signature, path, len(role.handed), names, role.words)
-        faults += value_faults(found.signature, node)
         yield from ((f"{key}.{argument}", f"{key}: {m}") for argument, m in faults)
+        yield from ((f"{key}.{argument}", m) for argument, m in value_faults(found.signature, node, key))
 
 
 def _role(key: str) -> Role:

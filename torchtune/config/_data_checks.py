@@ -9,6 +9,7 @@ from torchtune.config._rules import Values
 DATA_CHECKS = (
     "no_target",
     "cut_answer",
+    "empty_answer",
     "missing_end",
     "double_bos",
     "dropped_message",
@@ -26,10 +27,15 @@ def level_of(checks: Mapping[str, Any], name: str) -> str | None:
 
 def data_checks(v: Values) -> tuple[str, str] | None:
     """The rule for the key ``data_checks``: known names, each with a level."""
+    if not isinstance(v["data_checks"], Mapping):
+        return "data_checks", (
+            f"data_checks must be a mapping, found {v['data_checks']!r}; each check is set by its name, such as "
+            f"data_checks.missing_end=off. The names are {', '.join(DATA_CHECKS)}."
+        )
     for name, said in v["data_checks"].items():
         if name not in DATA_CHECKS:
-            hint = near(str(name), DATA_CHECKS)
-            return "data_checks", f"data_checks has no {name!r}; its names are {', '.join(DATA_CHECKS)}.{hint}"
+            key, hint = f"data_checks.{name}", near(str(name), DATA_CHECKS)
+            return key, f"data_checks has no {name!r}; its names are {', '.join(DATA_CHECKS)}.{hint}"
         if level_of({name: said}, name) not in LEVELS:
             key, hint = f"data_checks.{name}", near(str(said), LEVELS)
             return key, f"{key} must be one of {', '.join(LEVELS)}, found {said!r}.{hint}"

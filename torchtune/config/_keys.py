@@ -2,7 +2,7 @@
 
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -105,7 +105,15 @@ def _check_one(value: Any, kind: Any) -> tuple[Any, str | None]:
     return value, None if fits else _NAMES[kind]
 
 
-_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text", Dotted: "a dotted path"}
+_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "text",
+    list: "a list",
+    Dotted: "a dotted path",
+    Callable: "a function",
+}
 
 
 def _check_list(value: Any, kind: Any) -> tuple[Any, str | None]:
@@ -127,8 +135,12 @@ def _show(value: Any) -> str:
 
 
 def _hint(value: Any, kind: Any) -> str:
+    if Callable in _options(kind):
+        return ". A config cannot hold one: write a builder in a Python file of your own that does, see docs/data.md"
     if not isinstance(value, str):
         return ""
+    if bool in _options(kind) and value in ("True", "False"):
+        return " (text; leave out the quotation marks)"
     options = [a for o in _options(kind) for a in ((get_args(o)) if get_origin(o) is Literal else ())]
     if bool in _options(kind):
         options += ["True", "False"]

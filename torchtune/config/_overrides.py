@@ -147,26 +147,30 @@ def _arguments_of(component: str) -> set[str] | None:
     return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else {p.name for p in parameters}
 
 
-def _assign(path: Path, value: Any, data: Any, positions: dict[str, Place]) -> None:
+def _assign(path: Path, value: Any, root: Any, positions: dict[str, Place]) -> None:
+    data = root
     for i, name in enumerate(path[:-1]):
-        data = _step(path[: i + 1], data, name)
+        data = _step(path[: i + 1], data, name, positions)
     old = _get(path[-1:], data)
     if isinstance(old, dict) and isinstance(value, dict):
-        for k, v in value.items():
-            _assign((k,), v, old, {})
-    elif isinstance(data, list):
+        for k, v in value.items():  # what is there beside them keeps its place
+            _assign((*path, k), v, root, positions)
+        return
+    if isinstance(data, list):
         data[_index(path, data)] = value
     else:
         data[path[-1]] = value
-    key = ".".join(path)
+    key = ".".join(map(str, path))
     for known in [k for k in positions if k.startswith(key + ".")]:
         del positions[known]
     positions[key] = _HERE
 
 
-def _step(path: Path, data: Any, name: str) -> Any:
+def _step(path: Path, data: Any, name: str, positions: dict[str, Place]) -> Any:
     if isinstance(data, list):
         return data[_index(path, data)]
+    if name not in data:
+        positions[".".join(path)] = _HERE
     child = data.setdefault(name, {})
     if child is None:
         child = data[name] = {}

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from torchtune.config import _allow, _source, _static
+from torchtune.config._annotations import HANDED_ON, signature_of, value_faults
 from torchtune.config._load import place_in
 from torchtune.config._names import current
 from torchtune.config._problem import near
@@ -150,7 +151,7 @@ def _make(node: Any, plain: dict[str, Any], scope: Mapping[str, Any], args: tupl
     except ConfigError as e:
         raise type(e)(f"{_where(node, '_component_')}{e}") from None
     own = {k: _nested(_child(node, k), v, scope) for k, v in plain.items()}
-    _bind(component, path, node, args, own | kwargs)
+    _bind(component, path, node, args, own, kwargs)
     return component(*args, **own | kwargs)
 
 
@@ -169,15 +170,15 @@ def _child(node: Any, key: Any) -> Any:
     return node._get_node(key) if isinstance(node, DictConfig | ListConfig) and not node._is_interpolation() else None
 
 
-def _bind(component: Any, path: str, node: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+def _bind(component: Any, path: str, node: Any, args: tuple, own: dict[str, Any], given: dict[str, Any]) -> None:
     """Raises: ConfigError: the component does not take these arguments; errors raised inside it are its own."""
     try:
-        signature = inspect.signature(component)
+        signature = signature_of(component)
     except (ValueError, TypeError):  # some C functions do not say
         return
-    faults = argument_faults(signature, path, len(args), kwargs) + value_faults(signature, kwargs)
+    faults = argument_faults(signature, path, len(args), own | given) + value_faults(signature, own)
     for key, message in faults:
-        raise ConfigError(f"{_where(node, key)}{message}")
+        raise ConfigError(f"{_where(node, key)}{redact_text(message)}")
 
 
 def argument_faults(
@@ -193,6 +194,7 @@ def argument_faults(
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     handed = {p.name for p in positional[:num_args]}
     usable = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    own = [p.name for p in parameters if p.name in usable and p.default is not HANDED_ON]
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
     out = []
     for name in names:
@@ -201,7 +203,7 @@ def argument_faults(
         elif name not in usable and not anything:
             takes = ", ".join(p for p in usable if p not in handed) if len(usable) < 8 else ""
             known = f" It takes: {takes}." if takes else " It takes no arguments." if not usable - handed else ""
-            out.append((name, f"{path} does not take {name!r}.{near(name, usable) or known}"))
+            out.append((name, f"{path} does not take {name!r}.{near(name, own) or near(name, usable) or known}"))
     if num_args > len(positional) and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
         out.append(("_component_", f"{path} takes {len(positional)} arguments by position and is given {num_args}"))
     for p in parameters:
@@ -209,20 +211,6 @@ def argument_faults(
         if needed and p.name not in handed and p.name not in names and p.name not in offered:
             out.append(("_component_", f"{path} needs the argument {p.name!r}"))
     return out
-
-
-def value_faults(signature: inspect.Signature, values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(argument, message) for each text that is given where the default is a number, such as ``1e-3x``."""
-    numbers = {
-        p.name: p.default
-        for p in signature.parameters.values()
-        if isinstance(p.default, int | float) and not isinstance(p.default, bool)
-    }
-    return [
-        (name, f"{name} must be a number, found {redact_text(value)!r}")
-        for name, value in values.items()
-        if name in numbers and isinstance(value, str) and "${" not in value
-    ]
 
 
 def _plain(value: Any) -> Any:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torchtune.config import _allow
+from torchtune.config._annotations import annotation_of, handed_on, unpacked
 from torchtune.config._source import bindings, is_true, last_name, module_file, name_chain, sub_modules
 
 Kind = Literal["class", "function", "module", "other"]
 _P = inspect.Parameter
 # What makes a builder of a builder -> the function whose arguments, but for the first, come before the given one's.
 _EXTENDING = {"torchtune.models._adapters.with_lora": "torchtune.models._adapters.lora"}
-GIVEN = object()  # stands for a default value, which is never evaluated
+GIVEN = object()  # stands for a default value that is no constant, which is never evaluated
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,10 @@ def _among_stars(module: str, names: tuple[str, ...], bound: dict, seen: frozens
 def _follow(module: str, name: str, what: object, rest: tuple[str, ...], seen: frozenset) -> Definition | None:
     match what:
         case ast.FunctionDef() | ast.AsyncFunctionDef():
-            return Definition(module, name, "function", _function(what)) if not rest else None
+            return Definition(module, name, "function", _function(module, what, seen)) if not rest else None
         case ast.ClassDef():
             if rest:
-                return _member(module, what, rest)
+                return _member(module, what, rest, seen)
             return Definition(module, name, "class", _class(module, what, seen))
         case ("from", source, original):
             if source == module and original == name:  # `from . import name` in a package means the sub-module
@@ -124,11 +125,12 @@ def _cross(source: str, names: tuple[str, ...], seen: frozenset) -> Definition |
     return _find(source, names, seen)
 
 
-def _member(module: str, node: ast.ClassDef, rest: tuple[str, ...]) -> Definition | None:
+def _member(module: str, node: ast.ClassDef, rest: tuple[str, ...], seen: frozenset) -> Definition | None:
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and (item.name,) == rest:
             bound = {"classmethod", "staticmethod"} & {last_name(d) for d in item.decorator_list}
-            signature = _function(item, skip=0 if "staticmethod" in bound else 1, trusted=True) if bound else None
+            skip = 0 if "staticmethod" in bound else 1
+            signature = _function(module, item, seen, skip, trusted=True) if bound else None
             return Definition(module, f"{node.name}.{item.name}", "function" if bound else "other", signature)
     return None
 
@@ -139,29 +141,54 @@ _HARMLESS = {"deprecated", "lru_cache", "cache", "contextmanager", "no_grad", "i
              "runtime_checkable", "record", "override", "skip_init"}  # fmt: skip
 
 
-def _default(node: ast.expr) -> Any:
-    """A number that stands there as such; anything else is not evaluated."""
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, int | float) else GIVEN
+def _default(node: ast.expr | None) -> Any:
+    """A constant that stands there as such; anything else is not evaluated."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | None) else GIVEN
 
 
-def _function(node: ast.FunctionDef, skip: int = 0, trusted: bool = False) -> inspect.Signature | None:
+def _function(
+    module: str, node: ast.FunctionDef, seen: frozenset, skip: int = 0, trusted: bool = False
+) -> inspect.Signature | None:
     if not trusted and not {last_name(d) for d in node.decorator_list} <= _HARMLESS:
         return None
-    a = node.args
+    a, names = node.args, bindings(module_file(module), module)
     plain = [*a.posonlyargs, *a.args]
     bare = len(plain) - len(a.defaults)
     out = [
         _P(arg.arg, _P.POSITIONAL_ONLY if i < len(a.posonlyargs) else _P.POSITIONAL_OR_KEYWORD,
-           default=_P.empty if i < bare else _default(a.defaults[i - bare]))
+           default=_P.empty if i < bare else _default(a.defaults[i - bare]),
+           annotation=annotation_of(arg.annotation, names))
         for i, arg in enumerate(plain)
     ][skip:]  # fmt: skip
     out += [_P(a.vararg.arg, _P.VAR_POSITIONAL)] if a.vararg else []
     out += [
-        _P(arg.arg, _P.KEYWORD_ONLY, default=_default(default) if default else _P.empty)
+        _P(arg.arg, _P.KEYWORD_ONLY, default=_default(default) if default else _P.empty,
+           annotation=annotation_of(arg.annotation, names))
         for arg, default in zip(a.kwonlyargs, a.kw_defaults)
-    ]
-    out += [_P(a.kwarg.arg, _P.VAR_KEYWORD)] if a.kwarg else []
-    return inspect.Signature(out)
+    ]  # fmt: skip
+    return inspect.Signature([*out, *_variadic(module, a.kwarg, out, seen)] if a.kwarg else out)
+
+
+def _variadic(module: str, arg: ast.arg, own: list[inspect.Parameter], seen: frozenset) -> list[inspect.Parameter]:
+    """``**more``: the names in Arguments where it is annotated with Unpack[Arguments], else whatever comes."""
+    arguments = unpacked(arg.annotation)
+    found = _parent(module, arguments, seen) if arguments else None
+    annotations = _typed_dict(*found) if found else None
+    return [_P(arg.arg, _P.VAR_KEYWORD)] if annotations is None else handed_on(annotations, own)
+
+
+def _typed_dict(module: str, node: ast.ClassDef, seen: frozenset) -> dict[str, Any] | None:
+    """Name -> annotation in a TypedDict and those that it extends; None if one of these cannot be read."""
+    out: dict[str, Any] = {}
+    for base in (b for b in node.bases if last_name(b) != "TypedDict"):
+        parent = _parent(module, base, seen)
+        inherited = _typed_dict(*parent) if parent else None
+        if inherited is None:
+            return None
+        out |= inherited
+    names = bindings(module_file(module), module)
+    fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+    return out | {item.target.id: annotation_of(item.annotation, names) for item in fields}
 
 
 _PLAIN_BASES = {"object", "Protocol", "ABC", "Generic"}
@@ -179,38 +206,42 @@ def _class(module: str, node: ast.ClassDef, seen: frozenset) -> inspect.Signatur
         for item in node.body:
             overload = isinstance(item, ast.FunctionDef) and "overload" in {last_name(d) for d in item.decorator_list}
             if isinstance(item, ast.FunctionDef) and item.name == wanted and not overload:
-                return _function(item, skip=1)
+                return _function(module, item, seen, skip=1)
     for base in node.bases:
         if last_name(base) in _PLAIN_BASES:
             continue
         parent = _parent(module, base, seen)
-        return _class(*parent, seen) if parent else None
+        return _class(*parent) if parent else None
     return inspect.Signature()
 
 
-def _parent(module: str, base: ast.expr, seen: frozenset) -> tuple[str, ast.ClassDef] | None:
+def _parent(module: str, base: ast.expr, seen: frozenset) -> tuple[str, ast.ClassDef, frozenset] | None:
+    """The class that an expression names: its module, its source, and ``seen`` with this step."""
     chain = name_chain(base)
-    if chain is None or ("class", module, chain) in seen:
+    step = ("class", module, chain)
+    if chain is None or step in seen:
         return None
+    seen = seen | {step}
     try:
-        found = _find(module, chain, seen | {("class", module, chain)})
+        found = _find(module, chain, seen)
     except Absent:
         return None
     if found is None or found.kind != "class":
         return None
     node = bindings(module_file(found.module), found.module).get(found.name)
-    return (found.module, node) if isinstance(node, ast.ClassDef) else None
+    return (found.module, node, seen) if isinstance(node, ast.ClassDef) else None
 
 
 def _dataclass(module: str, node: ast.ClassDef, seen: frozenset) -> inspect.Signature | None:
     if any(isinstance(i, ast.FunctionDef) and i.name == "__init__" for i in node.body):
-        return _function(next(i for i in node.body if isinstance(i, ast.FunctionDef) and i.name == "__init__"), skip=1)
+        own = next(i for i in node.body if isinstance(i, ast.FunctionDef) and i.name == "__init__")
+        return _function(module, own, seen, skip=1)
     fields: dict[str, inspect.Parameter] = {}
     for base in node.bases:
         if last_name(base) in _PLAIN_BASES:
             continue
         parent = _parent(module, base, seen)
-        inherited = _class(*parent, seen) if parent else None
+        inherited = _class(*parent) if parent else None
         if inherited is None:
             return None
         fields |= inherited.parameters
@@ -218,18 +249,21 @@ def _dataclass(module: str, node: ast.ClassDef, seen: frozenset) -> inspect.Sign
         isinstance(d, ast.Call) and any(k.arg == "kw_only" and is_true(k.value) for k in d.keywords)
         for d in node.decorator_list
     )
+    names = bindings(module_file(module), module)
     for item in node.body:
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
             continue
         if last_name(item.annotation) != "ClassVar":
-            given = item.value is not None
+            given, value = item.value is not None, item.value
             if isinstance(item.value, ast.Call) and last_name(item.value) == "field":
                 words = {k.arg: k.value for k in item.value.keywords}
                 if "init" in words and not is_true(words["init"]):
                     continue
-                given = "default" in words or "default_factory" in words
+                given, value = "default" in words or "default_factory" in words, words.get("default")
             kind = _P.KEYWORD_ONLY if keyword_only else _P.POSITIONAL_OR_KEYWORD
-            fields[item.target.id] = _P(item.target.id, kind, default=GIVEN if given else _P.empty)
+            default = _default(value) if given else _P.empty
+            annotation = annotation_of(item.annotation, names)
+            fields[item.target.id] = _P(item.target.id, kind, default=default, annotation=annotation)
     return inspect.Signature(sorted(fields.values(), key=lambda p: p.kind))
 
 

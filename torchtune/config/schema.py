@@ -1,5 +1,6 @@
 """Every key of the training recipes: its name, type, default and unit, and which combinations cannot work."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -54,7 +55,7 @@ class TrainConfig:
     num_workers: Annotated[int, AtLeast(0)] = 0  # loader processes; 0: samples are made in the training process
     data_workers: Annotated[int, AtLeast(0)] | None = None  # processes that tokenise before training; None: by cores
     data_cache: bool = True  # keep what was tokenised of large data below ~/.cache/torchtune/data, for the next run
-    data_checks: Mapping[str, Any] = field(default_factory=dict)  # the name of a check -> off, warn or error
+    data_checks: Any = field(default_factory=dict)  # a mapping: the name of a check -> off, warn or error
     pin_memory: bool | None = None  # page-locked batches; None: when the device is a GPU
 
     mixture_stop: Literal["first_exhausted", "all_exhausted"] | None = None  # end of an epoch of weighted datasets
@@ -244,13 +245,14 @@ def _mixture(v: Values) -> tuple[str, str] | None:
     if isinstance(data, Mapping) and "weight" in data and str(data.get("_component_")).startswith("torchtune."):
         return "dataset.weight", "dataset.weight is for an entry of a list of datasets; one dataset has none"
     entries = data if isinstance(data, list) else []
-    weights = [node.get("weight") for node in entries]
-    if None in weights and set(weights) != {None}:
+    weights = {number: node["weight"] for number, node in enumerate(entries) if "weight" in node}
+    if weights and len(weights) < len(entries):
         return "dataset", "some of the datasets in the list have a weight and some have none; give it to all or to none"
-    for number, weight in enumerate(weights):
-        if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0):
-            return f"dataset.{number}.weight", f"dataset.{number}.weight must be a number above 0, found {weight!r}"
-    if v["mixture_stop"] is not None and not any(weights):
+    for number, weight in weights.items():
+        if type(weight) not in (int, float) or not 0 < weight < math.inf:
+            key, found = f"dataset.{number}.weight", "null" if weight is None else repr(weight)
+            return key, f"{key} must be a finite number above 0, found {found}"
+    if v["mixture_stop"] is not None and not weights:
         return "mixture_stop", "mixture_stop is read only where `dataset` is a list whose entries have a weight"
     return None
 

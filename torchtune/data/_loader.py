@@ -103,14 +103,21 @@ class StepLoader:
             raise DataError("the dataset has no samples; check `split`, `filter_fn` and the data file")
         if not drop_last:
             return -(-length // self.samples_per_step)
-        if length < self.samples_per_step:
-            raise DataError(
-                f"the dataset has {length} samples (packs, when packed), and one optimizer step needs "
-                f"{self.samples_per_step}: batch_size {self.batch_size} x gradient_accumulation_steps "
-                f"{self.accumulation} x {self.world_size} process(es). Lower one of them, or give more data; "
-                "when packed, a smaller tokenizer.max_seq_len makes more packs."
-            )
+        if reason := too_few_samples(length, self.batch_size, self.accumulation, self.world_size):
+            raise DataError(reason)
         return length // self.samples_per_step
+
+
+def too_few_samples(length: int, batch_size: int, accumulation: int, world_size: int = 1) -> str | None:
+    """Why a dataset of this length cannot be trained on: it makes no step; None where it makes one."""
+    needed = batch_size * accumulation * world_size
+    if length >= needed:
+        return None
+    return (
+        f"the dataset has {length} samples (packs, when packed), and one optimizer step needs {needed}: batch_size "
+        f"{batch_size} x gradient_accumulation_steps {accumulation} x {world_size} process(es). Lower one of them, or "
+        "give more data; when packed, a smaller tokenizer.max_seq_len makes more packs."
+    )
 
 
 def validation_batches(

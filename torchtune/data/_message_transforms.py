@@ -5,7 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from torchtune.data._messages import MaskingStrategy, Message, Role, check_masking_strategy, mask_messages
-from torchtune.data._turns import cell, dialogue, openai_message, sharegpt_message, text_cell, tools_of, with_system
+from torchtune.data._turns import (
+    OPENAI,
+    PAIRS,
+    SHAREGPT,
+    after_prompt,
+    after_system,
+    cell,
+    dialogue,
+    read_turns,
+    text_cell,
+    tools_of,
+    with_system,
+)
 from torchtune.errors import ConfigError
 from torchtune.modules.transforms import Transform
 
@@ -43,10 +55,10 @@ class AlpacaToMessages(Transform):
         self._input = (column_map or {}).get("input", "input")
 
     def __call__(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
-        context = text_cell(sample, self._input) if sample.get(self._input) else ""
+        context = "" if sample.get(self._input) in (None, "") else text_cell(sample, self._input)
         wording = _ALPACA_WITH_INPUT if context else _ALPACA_WITHOUT_INPUT
         prompt = wording.format(instruction=text_cell(sample, self.column_map["instruction"]), input=context)
-        messages = [Message("user", prompt), Message("assistant", cell(sample, self.column_map["output"]))]
+        messages = [Message("user", prompt), Message("assistant", text_cell(sample, self.column_map["output"]))]
         mask_messages(messages, self.masking_strategy)
         return {"messages": messages}
 
@@ -77,8 +89,8 @@ class InputOutputToMessages(Transform):
 
     def __call__(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
         messages = [
-            Message("user", cell(sample, self.column_map["input"])),
-            Message("assistant", cell(sample, self.column_map["output"])),
+            Message("user", text_cell(sample, self.column_map["input"])),
+            Message("assistant", text_cell(sample, self.column_map["output"])),
         ]
         mask_messages(messages, self.masking_strategy)
         prompt = self.new_system_prompt
@@ -92,7 +104,7 @@ class ShareGPTToMessages(Transform):
     Args:
         train_on_input: see :class:`AlpacaToMessages`.
         column_map: ``conversations`` -> the dataset's column name; ``tools`` -> the column with the functions that the
-            model may call, None for none; ``system`` -> a column with the system message of dialogues that have none.
+            model may call, None for none; ``system`` -> the one with the system message, None for none.
         new_system_prompt: replaces the row's system message, if any; masked.
         image_dir, image_tag: folder of the images that a column ``image`` names, and the text they stand in for; not
             supported yet.
@@ -111,16 +123,16 @@ class ShareGPTToMessages(Transform):
         _refuse_images(image_dir)
         self.masking_strategy = _strategy(train_on_input, masking_strategy, "train_on_assistant")
         self.column_map = _columns(column_map, ("conversations",), ("tools", "system"))
-        self._tools, self._system = (column_map or {}).get("tools", "tools"), (column_map or {}).get("system")
+        self._tools, self._system = ((column_map or {}).get(name, name) for name in ("tools", "system"))
         self.new_system_prompt = new_system_prompt
         self.image_tag = image_tag
 
     def __call__(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
-        turns = cell(sample, self.column_map["conversations"])
-        messages = dialogue(turns, sharegpt_message, self.masking_strategy, self.new_system_prompt)
-        prompt = sample.get(self._system)
-        if prompt and not any(message.role == "system" for message in messages):
-            messages = with_system(messages, prompt)
+        column = self.column_map["conversations"]
+        said = read_turns(cell(sample, column), column, SHAREGPT)
+        if self.new_system_prompt is None:
+            said = after_system(said, sample, self._system)
+        messages = dialogue(said, self.masking_strategy, self.new_system_prompt)
         return {"messages": messages, **tools_of(sample, self._tools)}
 
 
@@ -150,17 +162,20 @@ class OpenAIToMessages(Transform):
         self.new_system_prompt = new_system_prompt
 
     def __call__(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
-        turns = cell(sample, self.column_map["messages"])
-        messages = dialogue(turns, openai_message, self.masking_strategy, self.new_system_prompt)
+        column = self.column_map["messages"]
+        said = read_turns(cell(sample, column), column, OPENAI)
+        messages = dialogue(said, self.masking_strategy, self.new_system_prompt)
         return {"messages": messages, **tools_of(sample, self._tools)}
 
 
 class ChosenRejectedToMessages(Transform):
-    """Rows with a ``chosen`` and a ``rejected`` dialogue, each a list of turns as in :class:`OpenAIToMessages`.
+    """Rows with a ``chosen`` and a ``rejected`` dialogue, each a list of turns as in :class:`OpenAIToMessages`. A
+    ``prompt``, such turns or a user's text, is put before both, unless they hold it already.
 
     Args:
         train_on_input: see :class:`AlpacaToMessages`.
-        column_map: those two names -> the dataset's column names; ``tools`` as in :class:`OpenAIToMessages`.
+        column_map: those names -> the dataset's column names, ``prompt`` -> None for none; ``tools`` as in
+            :class:`OpenAIToMessages`.
         new_system_prompt: replaces the dialogues' system messages, if any; masked.
         masking_strategy: see :func:`mask_messages`.
     """
@@ -173,17 +188,18 @@ class ChosenRejectedToMessages(Transform):
         masking_strategy: str | Sequence[Role] | None = "train_on_assistant",
     ) -> None:
         self.masking_strategy = _strategy(train_on_input, masking_strategy, "train_on_assistant")
-        self.column_map = _columns(column_map, ("chosen", "rejected"), ("tools",))
-        self._tools = (column_map or {}).get("tools", "tools")
+        self.column_map = _columns(column_map, ("chosen", "rejected"), ("prompt", "tools"))
+        self._prompt, self._tools = ((column_map or {}).get(name, name) for name in ("prompt", "tools"))
         self.new_system_prompt = new_system_prompt
 
     def __call__(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
-        sides = {name: cell(sample, self.column_map[name]) for name in ("chosen", "rejected")}
-        messages = {
-            name: dialogue(turns, openai_message, self.masking_strategy, self.new_system_prompt)
-            for name, turns in sides.items()
-        }
-        return {**messages, **tools_of(sample, self._tools)}
+        sides = {name: self._side(sample, self.column_map[name]) for name in ("chosen", "rejected")}
+        return {**sides, **tools_of(sample, self._tools)}
+
+    def _side(self, sample: Mapping[str, Any], column: str) -> list[Message]:
+        said = read_turns(cell(sample, column), column, PAIRS)
+        said = after_prompt(said, column, sample, self._prompt)
+        return dialogue(said, self.masking_strategy, self.new_system_prompt)
 
 
 def _strategy(
@@ -205,12 +221,18 @@ def _strategy(
 def _columns(
     given: Mapping[str, str | None] | None, required: tuple[str, ...], optional: tuple[str, ...] = ()
 ) -> dict[str, str]:
-    """Our name of each column -> the dataset's; of the optional ones those that are given."""
-    given = given or {name: name for name in required}
+    """Our name of each column -> the dataset's; of the optional ones those that are given. Where only such are given,
+    the others have our names.
+    """
+    given = given or {}
+    if not given.keys() & set(required):
+        given = {**{name: name for name in required}, **given}
     if given.get("image"):
         _refuse_images(given["image"])
     if not set(required) <= set(given) <= {*required, *optional}:
         raise ConfigError(f"column_map has the entries {sorted(given)}; expected {', '.join((*required, *optional))}")
+    if absent := [name for name in required if given[name] is None]:
+        raise ConfigError(f"column_map.{absent[0]} is null; it must name a column")
     return {name: column for name, column in given.items() if column is not None}
 
 

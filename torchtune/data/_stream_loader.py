@@ -11,6 +11,8 @@ from torchtune.data._loader import Batch, Collate
 from torchtune.data._stream import Order, Position, SampleStream
 from torchtune.errors import ConfigError, DataError
 
+TOO_SHORT = "the stream has fewer samples (packs, when packed) than a step: {}"
+
 
 class StreamLoader:
     """What :class:`~torchtune.data.StepLoader` is for a dataset, for a stream: the same groups of samples per step.
@@ -69,7 +71,7 @@ class StreamLoader:
                 self._epoch, self._step, self._position = epoch, step, found[-1][1]
                 yield [batch for batch, _ in found]
         if step == 0:
-            raise DataError(f"the stream has fewer samples (packs, when packed) than a step: {self.samples_per_step}")
+            raise DataError(TOO_SHORT.format(self.samples_per_step))
 
     def state_dict(self) -> dict[str, Any]:
         """The position: an epoch, how many of its steps have been given out, and where in the stream that is."""

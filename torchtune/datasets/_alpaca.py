@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 from torchtune.data._message_transforms import AlpacaToMessages
 from torchtune.data._messages import Role
+from torchtune.datasets._arguments import LoadArguments
 from torchtune.datasets._packed import PackedDataset
 from torchtune.datasets._packed_stream import PackedStream, pack_to_fit
 from torchtune.datasets._sft import SFTDataset
@@ -21,7 +22,7 @@ def alpaca_dataset(
     filter_fn: Callable | None = None,
     split: str = "train",
     masking_strategy: str | Sequence[Role] | None = None,
-    **load_dataset_kwargs: Any,
+    **load_dataset_kwargs: Unpack[LoadArguments],
 ) -> SFTDataset | PackedDataset | PackedStream:
     """Instructions and answers as in https://huggingface.co/datasets/tatsu-lab/alpaca, or own data of that shape.
 
@@ -42,6 +43,9 @@ def alpaca_dataset(
         filter_fn=filter_fn,
         split=split,
         **load_dataset_kwargs,
+    )
+    dataset.warn_of_unused(
+        ("history", "system"), "Alpaca's prompt has no place for it. Write the rows as dialogues (dataset=chat)"
     )
     return pack_to_fit(dataset, tokenizer, packed)
 

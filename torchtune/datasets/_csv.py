@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from torchtune.datasets._records import Record, decode_utf8, lines
+from torchtune.datasets._records import UTF8, Place, Record, decode, lines, printable, unusual
 from torchtune.datasets._rows import Row
 from torchtune.errors import DataError
 
@@ -15,25 +15,27 @@ class Csv:
     """Rows as dicts of strings; an empty cell is an empty string, and blank lines are no rows."""
 
     nothing = "holds a header and no rows"
+    has_items = False
 
-    def __init__(self, name: str, delimiter: str = ",") -> None:
-        self.name, self._delimiter = name, delimiter
+    def __init__(self, name: str, delimiter: str = ",", encoding: str = UTF8) -> None:
+        self.name, self._delimiter, self._encoding = name, delimiter, encoding
+        self.unusual = unusual(delimiter=(delimiter, ","), encoding=(encoding, UTF8))
         self._header: list[str] = []
 
     def records(self, file: BinaryIO, start: int = 0, line: int = 1) -> Iterator[Record]:
         with _cells_of_any_length():
             header = next(self._scan(file, 0, 1), None)
-            self._header = self._check_header([] if header is None else self._cells(header.raw, header.line))
+            self._header = self._check_header([] if header is None else self._cells(header.raw, self._place(header)))
             yield from self._scan(file, *max((start, line), header.after))
 
-    def parse(self, raw: bytes, line: int) -> Row:
+    def parse(self, raw: bytes, place: Place) -> Row:
         with _cells_of_any_length():
-            cells = self._cells(raw, line)
+            cells = self._cells(raw, place)
         if len(cells) != len(self._header):
+            header = printable(", ".join(self._header))
             raise DataError(
-                f"{self.name}, line {line}: {len(cells)} cells, and the header has {len(self._header)} "
-                f"({', '.join(self._header)}). Put text that contains the delimiter in quotes, and double the quotes "
-                'in it: "say ""hi"""'
+                f"{place}: {len(cells)} cells, and the header has {len(self._header)} ({header}). Put text that "
+                'contains the delimiter in quotes, and double the quotes in it: "say ""hi"""'
             )
         return dict(zip(self._header, cells))
 
@@ -48,21 +50,22 @@ class Csv:
                     yield Record(raw, taken[0].start, taken[0].line, taken[-1].after)
                 taken.clear()
         except csv.Error as error:
-            raise self._malformed(taken[0].line, error) from error
+            raise _malformed(self._place(taken[0]), error) from error
 
     def _decoded(self, file: BinaryIO, start: int, line: int, taken: list[Record]) -> Iterator[str]:
         for record in lines(file, start, line):
             taken.append(record)
-            yield decode_utf8(record.raw, self.name, record.line)
+            yield decode(record.raw, self._place(record), self._encoding)
 
-    def _cells(self, raw: bytes, line: int) -> list[str]:
+    def _cells(self, raw: bytes, place: Place) -> list[str]:
+        text = decode(raw, place, self._encoding)
         try:
-            return next(csv.reader([decode_utf8(raw, self.name, line)], delimiter=self._delimiter, strict=True), [])
+            return next(csv.reader([text], delimiter=self._delimiter, strict=True), [])
         except csv.Error as error:
-            raise self._malformed(line, error) from error
+            raise _malformed(place, error) from error
 
-    def _malformed(self, line: int, error: csv.Error) -> DataError:
-        return DataError(f"{self.name}, line {line}: not valid CSV: {error}")
+    def _place(self, record: Record) -> Place:
+        return Place(self.name, record.line)
 
     def _check_header(self, header: list[str]) -> list[str]:
         if not header:
@@ -71,12 +74,18 @@ class Csv:
         if "" in header:
             raise DataError(f"{self.name}, line 1: column {header.index('') + 1} of the header has no name: {header}")
         if len(set(header)) < len(header):
-            raise DataError(f"{self.name}, line 1: a column name stands twice in the header: {', '.join(header)}")
+            raise DataError(
+                f"{self.name}, line 1: a column name stands twice in the header: {printable(', '.join(header))}"
+            )
         if len(header) == 1:
             others = [mark for mark in (",", ";", "\t", "|") if mark != self._delimiter and mark in header[0]]
             if others:
                 raise DataError(f"{self.name}, line 1: the header is one column; is the `delimiter` {others[0]!r}?")
         return header
+
+
+def _malformed(place: Place, error: csv.Error) -> DataError:
+    return DataError(f"{place}: not valid CSV: {error}")
 
 
 @contextmanager

@@ -14,23 +14,19 @@ from torchtune.datasets._parts import Part
 from torchtune.datasets._prepare import Preparation
 from torchtune.datasets._readable import text_of
 
-_SAMPLES = 1_000
-_TOKENS = 2_000_000
 _BESIDE_TEXT = re.compile(r"[\W_]+")
 
 
-def dropped_messages(part: Part, is_cut: np.ndarray, tokenizer: Any) -> dict[str, tuple[list[int], int, str]]:
-    """By role: the samples that lack a message, how many messages there are, and the text of the first that is lacking.
+def dropped_messages(part: Part, is_cut: np.ndarray, tokenizer: Any) -> dict[str, dict[int, str]]:
+    """By role: the samples that lack a message, and the text of the first one that each lacks.
 
-    At most a thousand samples are looked at, evenly spread. Of a sample that was cut, all is looked at. Of a tokenizer
-    that cannot decode nothing is known.
+    The samples that are looked at are those of :meth:`Part.spread`, also what was cut off of them. Of a tokenizer that
+    cannot decode nothing is known.
 
     Args:
         is_cut: whether a sample of the part's table was cut, [n].
     """
-    lacking: dict[str, list[int]] = defaultdict(list)
-    totals: dict[str, int] = defaultdict(int)
-    texts: dict[str, str] = {}
+    lacking: dict[str, dict[int, str]] = defaultdict(dict)
     for position, tokens in _samples(part, is_cut) if hasattr(tokenizer, "decode") else ():
         messages = [message for message in part.messages(position) if not _calls_a_tool(message)]
         sample = text_of(tokenizer, tokens) if messages else ""
@@ -38,19 +34,14 @@ def dropped_messages(part: Part, is_cut: np.ndarray, tokenizer: Any) -> dict[str
         for role, text in ((message.role, _said(message)) for message in messages):
             if not _letters(text):
                 continue
-            totals[role] += 1
             if not (_has_words(sample, text) if role in TOOL_ROLES else _occurs(letters, text, tokenizer)):
-                lacking[role].append(position)
-                texts.setdefault(role, text)
-    return {role: (positions, totals[role], texts[role]) for role, positions in lacking.items()}
+                lacking[role].setdefault(position, text)
+    return lacking
 
 
 def _samples(part: Part, is_cut: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Positions, and the tokens of the whole sample."""
-    if not len(part.table) or not part.messages(0):
-        return
-    chosen = np.unique(np.linspace(0, len(part.table) - 1, _SAMPLES).astype(int))
-    chosen = chosen[: 1 + np.searchsorted(np.cumsum(part.table.lengths[chosen]), _TOKENS)]
+    chosen = part.spread()
     yield from ((position, part.table[position]["tokens"]) for position in chosen[~is_cut[chosen]].tolist())
     cut = chosen[is_cut[chosen]]
     whole = part.uncut(cut, Preparation(0, is_main=False)) if len(cut) else ()

@@ -30,7 +30,6 @@ class Fault:
     total: int
     text: str
     excerpt: str
-    of: str = "samples"
 
 
 class Look:
@@ -108,6 +107,25 @@ def cut_answer(look: Look) -> Iterator[Fault]:
     )
 
 
+def empty_answer(look: Look) -> Iterator[Fault]:
+    """Samples that train an answer which says nothing and calls no tool."""
+    spread = look.part.spread()
+    found, possible = (np.zeros(len(look.table), dtype=bool) for _ in range(2))
+    possible[spread] = True
+    found[spread] = [any(map(_is_empty_answer, look.part.messages(position))) for position in spread.tolist()]
+    yield look.fault(
+        found,
+        "train an answer without text, so the model learns to say nothing: fill it in, leave these rows out, or mask "
+        'the turn ("train": false)',
+        possible,
+    )
+
+
+def _is_empty_answer(message: Any) -> bool:
+    is_answer = message.role == "assistant" and not message.masked
+    return is_answer and not any(part["type"] != "text" or part["content"].strip() for part in message.content)
+
+
 def missing_end(look: Look) -> Iterator[Fault]:
     """Dialogues that do not teach the model to stop. A text ends as its ``add_eos`` says, and a cut sample nowhere."""
     if not look.end_ids or not len(look.table) or not look.part.messages(0):
@@ -141,15 +159,14 @@ def double_bos(look: Look) -> Iterator[Fault]:
 
 
 def dropped_message(look: Look) -> Iterator[Fault]:
-    """Messages whose text is not in their sample, by role."""
-    for role, (positions, total, text) in dropped_messages(look.part, look.is_cut, look.tokenizer).items():
+    """Samples that lack the text of a message, by role."""
+    for role, texts in dropped_messages(look.part, look.is_cut, look.tokenizer).items():
         yield Fault(
-            np.asarray(positions),
-            total,
-            "are not in what the model reads: the template leaves them out. Use a template with a place for this role, "
-            "or put the text into another message",
-            shortened(text),
-            of=f"messages from {role!r}",
+            np.asarray(list(texts)),
+            len(look.part.spread()),
+            f"have a message from {role!r} that is not in what the model reads: the template leaves it out. Use a "
+            "template with a place for this role, or put the text into another message",
+            shortened(next(iter(texts.values()))),
         )
 
 
@@ -160,7 +177,8 @@ def unknown_ids(look: Look, num_embeddings: int) -> Iterator[Fault]:
     yield look.fault(
         found,
         f"hold ids that the model's embedding of {num_embeddings:,} rows does not have, up to {first.max()} in the "
-        "first: use the tokenizer that belongs to the model",
+        "first. It has all of the config's tokenizer, so these come from the dataset itself: make its samples with the "
+        "tokenizer that it is given",
     )
 
 
@@ -193,6 +211,7 @@ def _bytes(table: TokenTable, position: int) -> bytes:
 OF_A_PART: dict[str, Callable[[Look], Iterator[Fault]]] = {
     "no_target": no_target,
     "cut_answer": cut_answer,
+    "empty_answer": empty_answer,
     "missing_end": missing_end,
     "double_bos": double_bos,
     "dropped_message": dropped_message,

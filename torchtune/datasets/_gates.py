@@ -91,7 +91,8 @@ def act_on(findings: Iterable[Finding]) -> None:
         else:
             _log.warning("Data: %s", finding)
     if errors:
-        advice = f"`tune data CONFIG` shows the samples. To train all the same: data_checks.{errors[0].check}=off"
+        off = " ".join(f"data_checks.{name}=off" for name in dict.fromkeys(error.check for error in errors))
+        advice = f"`tune data CONFIG` shows the samples. To train all the same: {off}"
         raise DataError("\n".join([*map(str, errors), advice]))
 
 
@@ -102,7 +103,7 @@ def _findings(
     for fault in check() if said != "off" else ():
         if count := len(fault.positions):
             level = said or _ALWAYS.get(name) or _by_share(count, fault.total)
-            text = f"{count:,} of {fault.total:,} {fault.of} of {part.title} {fault.text}"
+            text = f"{count:,} of {fault.total:,} samples of {part.title} {fault.text}"
             example = f"{part.where(int(fault.positions[0]))}: {fault.excerpt}"
             yield Finding(name, level, count, fault.total, text, example)
 

@@ -31,7 +31,7 @@ class HubRows:
         return self._table[int(self._order[index])]
 
     def where(self, index: int) -> str:
-        return f"{self._name}, row {int(self._order[index])} (the first is 0)"
+        return f"{self._name}, row {int(self._order[index]) + 1}"
 
     def select(self, indices: np.ndarray) -> "HubRows":
         return HubRows(self._table, self._name, self._order[indices])
@@ -79,7 +79,7 @@ class Shard:
         start = place[0] if place else 0
         found = self._stream.shard(self._stream.num_shards, self._number).skip(start)
         for number, row in enumerate(found, start):
-            yield PlacedRow(row, f"{self._name}, shard {self._number}, row {number} (the first is 0)", [number + 1])
+            yield PlacedRow(row, f"{self._name}, shard {self._number}, row {number + 1}", [number + 1])
 
 
 def _load(source: str, split: Any, kwargs: Mapping[str, Any]) -> Any:
@@ -87,11 +87,14 @@ def _load(source: str, split: Any, kwargs: Mapping[str, Any]) -> Any:
     from datasets.exceptions import DatasetsError
 
     try:
-        return load_dataset(source, split=split, **kwargs)
+        found = load_dataset(source, split=split, **kwargs)
     except TypeError as error:
         raise ConfigError(f"dataset {source!r}: load_dataset does not accept these arguments: {error}") from error
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise DataError(_explain(source, split, error)) from error
+    if isinstance(found, Mapping | list):
+        raise ConfigError(f"dataset.split is {split!r}; it must be one split, or several as in train+test")
+    return found
 
 
 def _explain(source: str, split: Any, error: Exception) -> str:

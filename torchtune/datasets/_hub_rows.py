@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
+from torchtune.datasets._arguments import DialogueArguments, TextArguments
 from torchtune.datasets._instruct import chat_dataset, instruct_dataset
 from torchtune.datasets._packed import PackedDataset
 from torchtune.datasets._packed_stream import PackedStream
@@ -33,18 +34,23 @@ def slimorca_dataset(
     packed: bool | str = False,
     filter_fn: Callable | None = None,
     split: str = "train",
-    **load_dataset_kwargs: Any,
+    **load_dataset_kwargs: Unpack[DialogueArguments],
 ) -> SFTDataset | PackedDataset | PackedStream:
     """Dialogues in ShareGPT's form: https://huggingface.co/datasets/Open-Orca/SlimOrca-Dedup.
 
     Args:
-        column_map: ``conversations`` -> the column of the data
+        column_map: ``conversations`` -> the column of the data; further ones as in
+            :class:`~torchtune.data.ShareGPTToMessages`
         source, train_on_input, new_system_prompt, packed, filter_fn, split, load_dataset_kwargs: see
             :func:`~torchtune.datasets.chat_dataset`
     """
-    column = (column_map or {}).get("conversations", "conversations")
     options = {"train_on_input": train_on_input, "new_system_prompt": new_system_prompt, "packed": packed}
-    options |= {"conversation_column": column, "conversation_style": "sharegpt", "filter_fn": filter_fn}
+    options |= {
+        "conversation_column": "conversations",
+        "column_map": column_map,
+        "conversation_style": "sharegpt",
+        "filter_fn": filter_fn,
+    }
     return chat_dataset(tokenizer, source=source, split=split, **options, **load_dataset_kwargs)
 
 
@@ -54,7 +60,7 @@ def cnn_dailymail_articles_dataset(
     max_seq_len: int | None = None,
     filter_fn: Callable | None = None,
     split: str = "train",
-    **load_dataset_kwargs: Any,
+    **load_dataset_kwargs: Unpack[TextArguments],
 ) -> TextCompletionDataset:
     """News articles: https://huggingface.co/datasets/ccdv/cnn_dailymail, version 3.0.0.
 
@@ -74,7 +80,7 @@ def wikitext_dataset(
     packed: bool | str = False,
     filter_fn: Callable | None = None,
     split: str = "train",
-    **load_dataset_kwargs: Any,
+    **load_dataset_kwargs: Unpack[TextArguments],
 ) -> TextCompletionDataset | PackedDataset | PackedStream:
     """Articles of Wikipedia: https://huggingface.co/datasets/EleutherAI/wikitext_document_level.
 

@@ -1,10 +1,11 @@
 """Builders of datasets for instructions and for dialogues, from columns that the user names."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from torchtune.data._message_transforms import InputOutputToMessages, OpenAIToMessages, ShareGPTToMessages
 from torchtune.data._messages import Role
+from torchtune.datasets._arguments import LoadArguments
 from torchtune.datasets._packed import PackedDataset
 from torchtune.datasets._packed_stream import PackedStream, pack_to_fit
 from torchtune.datasets._sft import SFTDataset
@@ -24,7 +25,7 @@ def instruct_dataset(
     filter_fn: Callable | None = None,
     split: str = "train",
     masking_strategy: str | Sequence[Role] | None = None,
-    **load_dataset_kwargs: Any,
+    **load_dataset_kwargs: Unpack[LoadArguments],
 ) -> SFTDataset | PackedDataset | PackedStream:
     """Rows with a column for what is asked and one for the answer.
 
@@ -49,6 +50,9 @@ def instruct_dataset(
         split=split,
         **load_dataset_kwargs,
     )
+    dataset.warn_of_unused(
+        ("history", "system"), "only input and output are read. Write the rows as dialogues (dataset=chat)"
+    )
     return pack_to_fit(dataset, tokenizer, packed)
 
 
@@ -65,7 +69,7 @@ def chat_dataset(
     split: str = "train",
     masking_strategy: str | Sequence[Role] | None = None,
     column_map: dict[str, str] | None = None,
-    **load_dataset_kwargs: Any,
+    **load_dataset_kwargs: Unpack[LoadArguments],
 ) -> SFTDataset | PackedDataset | PackedStream:
     """Rows with a column that holds a dialogue.
 

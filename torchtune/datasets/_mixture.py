@@ -1,7 +1,9 @@
 """Several datasets mixed by weight."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -98,8 +100,15 @@ class MixtureStream:
 
 def _checked(datasets: Sequence[Any], weights: Sequence[float], stop: str) -> tuple[list[float], str]:
     """The weights so that they add up to 1, and the rule."""
-    if len(weights) != len(datasets) or not all(weight > 0 for weight in weights):
-        raise ConfigError(f"a mixture of {len(datasets)} datasets needs as many weights above 0, found {list(weights)}")
+    if len(weights) != len(datasets) or not all(map(_is_weight, weights)):
+        raise ConfigError(
+            f"a mixture of {len(datasets)} datasets needs as many weights above 0, each a finite number, "
+            f"found {list(weights)}"
+        )
     if stop not in STOPS:
         raise ConfigError(f"mixture_stop is {stop!r}; it must be one of {', '.join(STOPS)}")
     return [weight / sum(weights) for weight in weights], stop
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf

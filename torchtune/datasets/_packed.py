@@ -26,14 +26,16 @@ class PackedDataset(Dataset):
 
     A pack is a dict of ``tokens``, ``labels`` and ``input_pos`` ``[max_seq_len]`` and ``seq_lens``, the lengths of its
     documents; padding at the end counts as one more document. Positions begin at 0 in each document, and the first
-    label of each is -100. Samples without a target are left out. Every process makes the same packs.
+    label of each is -100, since nothing before it predicts it. Samples without a target are left out. Every process
+    makes the same packs.
 
     Args:
         ds: samples with ``tokens`` and ``labels``
         padding_idx: the token id in the room that is left
         max_packs: stop after so many packs; None packs everything
-        split_across_pack: lay the documents end to end in their order and cut them where a pack is full; otherwise
-            each document stays whole
+        split_across_pack: lay the documents end to end in their order and cut them where a pack is full; the piece
+            behind a cut is a document of its own, so its first token is read and not learnt. Otherwise each document
+            stays whole
         strategy: how whole documents are put into packs: ``best_fit`` fills packs as well as possible (longest first),
             ``greedy`` keeps the order of the dataset and begins a new pack when a document does not fit, as torchtune
 
@@ -120,7 +122,7 @@ class PackedDataset(Dataset):
         longer = np.flatnonzero(lengths > self.max_seq_len)
         if len(longer):
             raise DataError(
-                f"sample {longer[0]} has {lengths[longer[0]]} tokens and a pack holds {self.max_seq_len}; so it is "
+                f"sample {longer[0] + 1} has {lengths[longer[0]]} tokens and a pack holds {self.max_seq_len}; so it is "
                 f"with {len(longer)} of {len(lengths)} samples. Set tokenizer.max_seq_len to shorten samples, raise "
                 "max_seq_len, or set split_across_pack: True"
             )

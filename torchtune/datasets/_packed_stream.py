@@ -104,6 +104,7 @@ def pack_to_fit(
 
     Args:
         packed: the strategy of :class:`PackedDataset`; True is its default, False leaves the dataset as it is
+        split_across_pack: see there; then a sample may be longer than a pack, and is not cut before
 
     Raises:
         ConfigError: nothing says how long a pack is, or the strategy is unknown
@@ -113,6 +114,8 @@ def pack_to_fit(
     length = max_seq_len or getattr(tokenizer, "max_seq_len", None)
     if length is None:
         raise ConfigError("dataset.packed: True needs tokenizer.max_seq_len, which is the length of a pack")
+    if split_across_pack and hasattr(ds, "uncut"):
+        ds = ds.uncut()
     kind = PackedStream if getattr(ds, "streaming", False) else PackedDataset
     padding_idx = getattr(tokenizer, "pad_id", 0)
     options = {} if packed is True else {"strategy": packed}

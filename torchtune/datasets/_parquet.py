@@ -1,6 +1,7 @@
 """Parquet files: a row group is read when one of its rows is asked for, so that memory stays flat."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ class ParquetRows:
     """The rows of a file by number.
 
     Raises:
-        DataError: the file is not Parquet, damaged, or has no rows
+        DataError: the file is not Parquet, damaged, has no rows, or two columns of one name
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -44,7 +45,7 @@ class ParquetRows:
             return group.slice(index - int(self._ends[number]) + len(group), 1).to_pylist()[0]
 
     def where(self, index: int) -> str:
-        return f"{self._name}, row {index} (the first is 0)"
+        return f"{self._name}, row {index + 1}"
 
     def _group(self, number: int) -> "Table":
         if number not in self._groups:
@@ -63,7 +64,7 @@ def parquet_rows(file: BinaryIO, name: str, start: int = 0) -> Iterator[Row]:
     """The rows of an open file in their order, from number ``start`` on.
 
     Raises:
-        DataError: the file is not Parquet, damaged, or has no rows
+        DataError: the file is not Parquet, damaged, has no rows, or two columns of one name
     """
     found = _open(file, name)
     ends = _ends_of_groups(found, name)
@@ -79,7 +80,11 @@ def _open(file: Path | BinaryIO, name: str) -> "ParquetFile":
     from pyarrow.parquet import ParquetFile
 
     with _errors_of(name):
-        return ParquetFile(file, memory_map=isinstance(file, Path), pre_buffer=False)
+        found = ParquetFile(file, memory_map=isinstance(file, Path), pre_buffer=False)
+        columns = Counter(found.schema_arrow.names)
+    if twice := [column for column, count in columns.items() if count > 1]:
+        raise DataError(f"{name}: {len(twice)} column name(s) stand twice, among them {twice[0]!r}")
+    return found
 
 
 def _ends_of_groups(file: "ParquetFile", name: str) -> np.ndarray:

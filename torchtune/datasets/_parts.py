@@ -19,6 +19,8 @@ from torchtune.datasets._token_table import TokenTable
 from torchtune.errors import DataError
 
 _QUIETLY = Preparation(workers=0, is_main=False)
+_SPREAD = 1_000  # samples whose texts are looked at
+_SPREAD_TOKENS = 2_000_000
 
 # The names of ids and labels in a sample, and which of two answers they are.
 _SIDES = {
@@ -73,6 +75,15 @@ class Part:
         content = self.source.content(int(self.numbers[position])) if hasattr(self.source, "content") else None
         found = content.get(self.side or "messages") if isinstance(content, Mapping) else None
         return [message for message in found or () if hasattr(message, "text_content")]
+
+    def spread(self) -> np.ndarray:
+        """The samples whose texts are looked at, as places in the table, evenly spread; none where they are made of no
+        messages.
+        """
+        if not len(self.table) or not self.messages(0):
+            return np.arange(0)
+        chosen = np.unique(np.linspace(0, len(self.table) - 1, _SPREAD).astype(int))
+        return chosen[: 1 + np.searchsorted(np.cumsum(self.table.lengths[chosen]), _SPREAD_TOKENS)]
 
     @property
     def answer_opening(self) -> int:

@@ -1,10 +1,12 @@
 """Pairs of answers to one prompt, the better and the worse, for preference optimisation."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from torchtune.data._message_transforms import ChosenRejectedToMessages
 from torchtune.data._messages import Message, Role, mask_messages
+from torchtune.data._turns import text_cell
+from torchtune.datasets._arguments import LoadArguments
 from torchtune.datasets._row_dataset import RowDataset, without_limit
 from torchtune.datasets._rows import Row
 from torchtune.datasets._sft import with_labels
@@ -37,7 +39,7 @@ class PreferenceDataset(RowDataset):
         filter_fn: Callable | None = None,
         packed: bool = False,
         filter_kwargs: dict[str, Any] | None = None,
-        **load_dataset_kwargs: Any,
+        **load_dataset_kwargs: Unpack[LoadArguments],
     ) -> None:
         if packed:
             raise ConfigError("packed: True is not possible for pairs of answers; leave it out")
@@ -87,8 +89,8 @@ class QuestionAndTwoAnswers(Transform):
         self._strategy = "train_on_all" if train_on_input else "train_on_assistant"
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, list[Message]]:
-        prompt = sample[self.column_map["prompt"]]
-        return {side: self._dialogue(prompt, sample[self.column_map[side]]) for side in _SIDES}
+        prompt = text_cell(sample, self.column_map["prompt"])
+        return {side: self._dialogue(prompt, text_cell(sample, self.column_map[side])) for side in _SIDES}
 
     def _dialogue(self, prompt: str, answer: str) -> list[Message]:
         messages = [Message("user", prompt), Message("assistant", answer)]
@@ -106,12 +108,13 @@ def preference_dataset(
     filter_fn: Callable | None = None,
     split: str = "train",
     masking_strategy: str | Sequence[Role] | None = None,
-    **load_dataset_kwargs: Any,
+    **load_dataset_kwargs: Unpack[LoadArguments],
 ) -> PreferenceDataset:
-    """Rows with two dialogues, ``chosen`` and ``rejected``, each a list of ``role`` and ``content``.
+    """Rows with two dialogues, ``chosen`` and ``rejected``, each a list of ``role`` and ``content``. A ``prompt``, such
+    a list or a user's text, is put before both, unless they hold it already.
 
     Args:
-        column_map: those two names -> the dataset's column names
+        column_map: those names -> the dataset's column names; ``prompt`` -> None leaves a column of that name out
         source, train_on_input, new_system_prompt, filter_fn, masking_strategy, load_dataset_kwargs: see
             :func:`~torchtune.datasets.instruct_dataset`
     """
@@ -135,7 +138,7 @@ def stack_exchange_paired_dataset(
     train_on_input: bool = False,
     filter_fn: Callable | None = None,
     split: str = "train",
-    **load_dataset_kwargs: Any,
+    **load_dataset_kwargs: Unpack[LoadArguments],
 ) -> PreferenceDataset:
     """Questions with a better and a worse answer: https://huggingface.co/datasets/lvwerra/stack-exchange-paired.
 

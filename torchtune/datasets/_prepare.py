@@ -6,13 +6,14 @@ import logging
 import multiprocessing
 import os
 import pickle
-import shutil
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from torchtune.datasets._token_table import InFolder, InMemory, Piece, TokenTable, in_pieces, open_table
 from torchtune.errors import DataError
+from torchtune.utils._owner import is_users
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +30,15 @@ _PIECE = 256  # samples that a process tokenises at a time
 _WORTH_PROCESSES = 2_000  # samples; below, to start processes takes longer than they save
 _WORTH_KEEPING = 10_000  # samples; fewer are tokenised again in about a second
 _MOST_PROCESSES = 16
+_SECONDS_OF_SILENCE = 30  # where there is no bar
+_OWN_SOURCES = (
+    "torchtune/data/**/*.py",
+    "torchtune/datasets/**/*.py",
+    "torchtune/modules/transforms/**/*.py",
+    "torchtune/models/**/*token*.py",
+    "torchtune/models/**/*dialogue*.py",
+    "llama_recipes/datasets/**/*.py",
+)
 
 
 @dataclass(frozen=True)
@@ -65,23 +76,37 @@ def tokenised(ds: Dataset, how: Preparation, most_tokens: int | None = None) -> 
     if most_tokens is None and (found := kept(ds, how)) is not None:
         return found
     folder = None if most_tokens else _folder_of(ds, how)
-    sink = InMemory() if folder is None else _in_folder(folder, len(ds))
+    if folder is not None:
+        try:
+            return _kept_anew(ds, how, folder)
+        except OSError as error:  # to train matters more than to keep
+            where, why = folder.parent, error.strerror or error
+            _log.warning("tokenised data cannot be kept in %s: %s; data_cache: False keeps none", where, why)
+    return _filled(InMemory(), ds, how, most_tokens)
+
+
+def _kept_anew(ds: Dataset, how: Preparation, folder: Path) -> TokenTable:
     started = time.perf_counter()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    sink = InFolder(folder, {"samples": len(ds)})
     try:
-        tokens = 0
-        for piece in _pieces(ds, how):
-            sink.add(piece)
-            tokens += len(piece.tokens)
-            if most_tokens is not None and tokens >= most_tokens:
-                break
-        table = sink.table()
+        table = _filled(sink, ds, how)
     except BaseException:
-        if isinstance(sink, InFolder):
-            sink.discard()
+        sink.discard()
         raise
-    if how.is_main and folder is not None:
+    if how.is_main:
         _log.info("tokenised in %.1f s and kept in %s", time.perf_counter() - started, folder)
     return table
+
+
+def _filled(sink: InFolder | InMemory, ds: Dataset, how: Preparation, most_tokens: int | None = None) -> TokenTable:
+    tokens = 0
+    for piece in _pieces(ds, how):
+        sink.add(piece)
+        tokens += len(piece.tokens)
+        if most_tokens is not None and tokens >= most_tokens:
+            break
+    return sink.table()
 
 
 def kept(ds: Dataset, how: Preparation) -> TokenTable | None:
@@ -101,17 +126,6 @@ def _folder_of(ds: Dataset, how: Preparation) -> Path | None:
     return identity and how.cache_dir / identity
 
 
-def _in_folder(folder: Path, samples: int) -> InFolder | InMemory:
-    """In memory, with a warning, where the disk cannot take it: to train matters more than to keep."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)  # a torn one
-        return InFolder(folder, {"samples": samples})
-    except OSError as error:
-        _log.warning("tokenised data cannot be kept in %s: %s", folder.parent, error.strerror or error)
-        return InMemory()
-
-
 def _pieces(ds: Dataset, how: Preparation) -> Iterator[Piece]:
     """The samples in their order, whoever tokenises them."""
     workers = _workers(len(ds), how.workers)
@@ -119,9 +133,14 @@ def _pieces(ds: Dataset, how: Preparation) -> Iterator[Piece]:
     shown = how.is_main and sys.stderr.isatty()
     if how.is_main and not shown and len(ds) >= _WORTH_PROCESSES:
         _log.info("tokenising %d samples in %d process(es)", len(ds), max(workers, 1))
+    done, told = 0, time.monotonic()
     with tqdm(total=len(ds), desc="Tokenising", unit=" samples", disable=not shown) as bar:
         for piece in map(_Work(ds), ranges) if workers < 2 else _in_processes(ds, ranges, workers):
+            done += len(piece.lengths)
             bar.update(len(piece.lengths))
+            if how.is_main and not shown and time.monotonic() - told > _SECONDS_OF_SILENCE:
+                _log.info("tokenised %d of %d samples", done, len(ds))
+                told = time.monotonic()
             yield piece
 
 
@@ -167,6 +186,14 @@ def _begin(work: _Work | None) -> None:
     global _work
     _work = work or _work
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are parallel already
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that began it was killed and could not tell."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _do(indices: range) -> Piece:
@@ -175,7 +202,10 @@ def _do(indices: range) -> Piece:
 
 
 def fingerprint_of(rows: str, *parts: Any) -> str | None:
-    """What tokenised data depends on: the rows, the objects that make samples of them, and the sources of these.
+    """What tokenised data depends on: the rows, the objects that make samples of them, and the code that these run.
+
+    A function is known to the objects by its name alone, and may call others; so the code is that of all modules of the
+    user's that are loaded, and ours for samples. The version says nothing of ours between two releases.
 
     Args:
         parts: the objects, and classes.
@@ -186,7 +216,7 @@ def fingerprint_of(rows: str, *parts: Any) -> str | None:
 
     import torchtune
 
-    content = hashlib.sha256(f"{torchtune.__version__} {rows}".encode())
+    content = hashlib.sha256(f"{torchtune.__version__} {rows} {_own_sources()} {_sources_of_users()}".encode())
     try:
         for part in parts:
             content.update(Hasher.hash(part).encode())
@@ -197,8 +227,38 @@ def fingerprint_of(rows: str, *parts: Any) -> str | None:
     return content.hexdigest()[:32]
 
 
-def _source(kind: Callable) -> bytes:
+@cache
+def _own_sources(root: Path = Path(__file__).parents[2]) -> str:
+    """Hash of this package's modules that make samples."""
+    found = (path for pattern in _OWN_SOURCES for path in sorted(root.glob(pattern)))
+    return _hash_of((str(path.relative_to(root)), path) for path in found)
+
+
+def _sources_of_users() -> str:
+    """Hash of the modules of the user's that are loaded."""
+    files = {name: getattr(module, "__dict__", {}).get("__file__") for name, module in list(sys.modules.items())}
+    return _hash_of(
+        (name, Path(file)) for name, file in sorted(files.items()) if str(file).endswith(".py") and is_users(file)
+    )
+
+
+def _hash_of(files: Iterable[tuple[str, Path]]) -> str:
+    """Hash of some files, each with its name."""
+    content = hashlib.sha256()
+    for name, path in files:
+        content.update(f"{name} {hashlib.sha256(_read(path)).hexdigest()} ".encode())
+    return content.hexdigest()
+
+
+def _source(kind: type) -> bytes:
     try:
-        return Path(inspect.getfile(kind)).read_bytes()
+        return _read(Path(inspect.getfile(kind)))
     except (OSError, TypeError):  # built in
+        return b""
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # a module may name a file that is not there any more
         return b""

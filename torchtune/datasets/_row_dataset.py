@@ -1,10 +1,9 @@
 """Rows that become samples in two stages when asked for, with errors that name the file and the line."""
 
 import copy
-import difflib
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from torchtune.data._stream import Order, Position, Streamed
+from torchtune.datasets._columns import ROW_ERRORS, Columns, explain
 from torchtune.datasets._prepare import Preparation, fingerprint_of, kept, tokenised
 from torchtune.datasets._row_filter import filter_of_stream, filter_rows
 from torchtune.datasets._row_stream import DEFAULT_BUFFER, Head, RowStream
@@ -19,12 +19,11 @@ from torchtune.datasets._rows import Row, Rows
 from torchtune.datasets._source import load_rows, open_units
 from torchtune.datasets._token_table import TokenTable
 from torchtune.errors import ConfigError, DataError
+from torchtune.utils._logging import log_rank_zero
 
 _log = logging.getLogger(__name__)
 
-# What reading a row raises when it does not have the shape that is expected; anything else is not the row's fault.
-_ROW_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError)
-_ERRORS_SHOWN = 5
+_KINDS_SHOWN = 5
 _ERRORS_COUNTED = 100
 _LOOKED_AT = 100  # rows of a stream, before training
 
@@ -64,15 +63,15 @@ class RowDataset(Dataset):
         shuffle_buffer: int | None = None,
         **load_dataset_kwargs: Any,
     ) -> None:
-        self.streaming = streaming
+        self.streaming, self._columns = streaming, Columns()
         if streaming:
-            keeps = filter_of_stream(filter_fn, filter_kwargs)
-            self._rows = RowStream(open_units(source, **load_dataset_kwargs), keeps, _buffer(shuffle_buffer))
+            kept = filter_of_stream(filter_fn, filter_kwargs, self._columns)
+            self._rows = RowStream(open_units(source, **load_dataset_kwargs), kept, _buffer(shuffle_buffer))
             self.head(_LOOKED_AT)._check_contents()
         elif shuffle_buffer is not None:
             raise ConfigError("shuffle_buffer is for streaming: True; otherwise all rows are shuffled together")
         else:
-            self._rows = filter_rows(load_rows(source, **load_dataset_kwargs), filter_fn, filter_kwargs)
+            self._rows = filter_rows(load_rows(source, **load_dataset_kwargs), filter_fn, filter_kwargs, self._columns)
             self._check_contents()
 
     def read(self, row: Row) -> Any:
@@ -87,6 +86,20 @@ class RowDataset(Dataset):
     def column_map(self) -> Mapping[str, str]:
         """The columns that :meth:`read` looks for, for messages."""
         return {}
+
+    @property
+    def unused_columns(self) -> list[str]:
+        """Columns of the rows that were looked at when this was made, in the order of the first one, which neither
+        :meth:`read` nor ``filter_fn`` asked for.
+        """
+        return self._columns.unused
+
+    def warn_of_unused(self, names: Iterable[str], advice: str) -> None:
+        """Warn of those among these columns that hold something in some row and are not used."""
+        for name in (name for name in self.unused_columns if name in names):
+            if count := self._columns.filled(name):
+                found = f"{count:,} row(s) have something in the column {name!r}, which is not used"
+                log_rank_zero(_log, f"Data: {self._columns.first}: {found}: {advice}", logging.WARNING)
 
     @property
     def cut_at(self) -> int | None:
@@ -137,7 +150,7 @@ class RowDataset(Dataset):
 
     def check(self, indices: Iterable[int]) -> None:
         """Raises DataError, which counts and names the samples, unless all of these can be made."""
-        _refuse_faults(self.__getitem__, indices)
+        _refuse_faults(self.__getitem__, self.where, list(indices))
 
     def content(self, index: int) -> Any:
         """What :meth:`read` gives for a row.
@@ -145,13 +158,7 @@ class RowDataset(Dataset):
         Raises:
             DataError: the row cannot be read; names the file and the line.
         """
-        row = self._rows[index]
-        try:
-            return self.read(row)
-        except ConfigError:
-            raise  # an argument of the transform is wrong, and no row
-        except _ROW_ERRORS as error:
-            raise DataError(f"{self._rows.where(index)}: {_explain(row, error, self.column_map)}") from error
+        return self._content(index, self._rows[index])
 
     def _over(self, rows: Rows) -> "RowDataset":
         """The same dataset of other rows, which have numbers."""
@@ -159,8 +166,27 @@ class RowDataset(Dataset):
         other._rows, other.streaming = rows, False
         return other
 
+    def _content(self, index: int, row: Row) -> Any:
+        try:
+            return self.read(row)
+        except ConfigError:
+            raise  # an argument of the transform is wrong, and no row
+        except ROW_ERRORS as error:
+            said = explain(row, error, self.column_map, is_only=len(self._rows) == 1)
+            raise DataError(f"{self._rows.where(index)}: {said}") from error
+
     def _check_contents(self) -> None:
-        _refuse_faults(self.content, range(len(self)) if self._rows.is_local else range(1))
+        looked_at = range(len(self)) if self._rows.is_local else range(1)
+        _refuse_faults(self._look_at, self.where, looked_at)
+        self._columns.first = self.where(0)
+        self._columns.check(self.column_map)
+        if unused := self.unused_columns:
+            log_rank_zero(_log, f"{self._columns.first}: columns that are not used: {', '.join(unused)}")
+
+    def _look_at(self, index: int) -> None:
+        row = self._rows[index]
+        self._columns.count(row)
+        self._content(index, self._columns.watched(row))
 
 
 class TokenRowDataset(RowDataset):
@@ -201,24 +227,32 @@ class TokenRowDataset(RowDataset):
 
     def tokens_fingerprint(self) -> str | None:
         """What the tokens depend on; None where that cannot be told."""
-        parts = [value for name, value in sorted(vars(self).items()) if name not in ("_rows", "_table")]
+        parts = [value for name, value in sorted(vars(self).items()) if name not in ("_rows", "_columns", "_table")]
         return fingerprint_of(self._rows.fingerprint(), type(self), *parts)
 
 
-def _refuse_faults(read: Callable[[int], Any], indices: Iterable[int]) -> None:
-    errors: list[DataError] = []
+def _refuse_faults(read: Callable[[int], Any], where: Callable[[int], str], indices: Sequence[int]) -> None:
+    """Raises DataError, with each kind of fault once, when some of these rows cannot be read."""
+    kinds: dict[str, list[DataError]] = {}
+    count = 0
     for index in indices:
         try:
             read(index)
         except DataError as error:
-            errors.append(error)
-            if len(errors) == _ERRORS_COUNTED:
+            kinds.setdefault(str(error).removeprefix(where(index)), []).append(error)
+            count += 1
+            if count == _ERRORS_COUNTED:
                 break
-    if errors:
-        shown = "\n".join(str(error) for error in errors[:_ERRORS_SHOWN])
-        more = len(errors) - _ERRORS_SHOWN
-        at_least = "at least " if len(errors) == _ERRORS_COUNTED else ""
-        raise DataError(shown + (f"\n... and {at_least}{more} more rows" if more > 0 else "")) from errors[0]
+    if kinds:
+        at_least = "at least " if count == _ERRORS_COUNTED else ""
+        shown = list(kinds.values())[:_KINDS_SHOWN]
+        lines = [
+            f"in {at_least}{len(same)} of {len(indices)} rows, first " * (len(same) > 1) + str(same[0])
+            for same in shown
+        ]
+        if more := count - sum(map(len, shown)):
+            lines.append(f"... and {at_least}{more} more rows")
+        raise DataError("\n".join(lines)) from shown[0][0]
 
 
 def without_limit(transform: Any) -> Any:
@@ -238,17 +272,3 @@ def _buffer(rows: int | None) -> int:
 
 def _lists(values: Iterable[Any]) -> list[list[int]]:
     return [value for value in values if isinstance(value, list)]
-
-
-def _explain(row: Row, error: Exception, column_map: Mapping[str, str]) -> str:
-    """What is wrong with a row and, where a column is missing, which one may be meant."""
-    wanted = set(column_map.values())
-    text = str(error) or type(error).__name__
-    if isinstance(error, KeyError) and error.args and error.args[0] not in row:
-        wanted.add(error.args[0])
-        text = f"no column {error.args[0]!r}; the columns are {', '.join(map(repr, row))}"
-    near = {name: difflib.get_close_matches(str(name), map(str, row), n=1) for name in sorted(wanted - row.keys())}
-    hints = [f"nearest to {name!r} is {found[0]!r}" for name, found in near.items() if found]
-    if near and column_map:
-        hints.append(f"column_map is {dict(column_map)}")
-    return "; ".join([text, *hints])

@@ -11,8 +11,7 @@ import numpy as np
 from torchtune.data._stream import Order, Position
 from torchtune.datasets._files import open_file, size_of
 from torchtune.datasets._parquet import parquet_rows
-from torchtune.datasets._prepare import fingerprint_of
-from torchtune.datasets._records import Format
+from torchtune.datasets._records import Format, Place
 from torchtune.datasets._rows import Row
 from torchtune.errors import DataError
 
@@ -45,14 +44,14 @@ class RecordUnit(NamedTuple):
 
     @property
     def identity(self) -> str:
-        return f"{self.name} ({size_of(self.name)} bytes)"
+        return f"{self.name} ({size_of(self.name)} bytes)" + (f" {self.form.unusual}" if self.form.unusual else "")
 
     def rows(self, place: list[int] | None = None) -> Iterator[PlacedRow]:
         form = self.form
         with open_file(self.name) as file:
             for record in form.records(file, *(place or ())):
-                row = form.parse(record.raw, record.line)
-                yield PlacedRow(row, f"{self.name}, line {record.line}", list(record.after))
+                where = Place(self.name, record.line)
+                yield PlacedRow(form.parse(record.raw, where), str(where), list(record.after))
 
 
 class ParquetUnit(NamedTuple):
@@ -68,21 +67,26 @@ class ParquetUnit(NamedTuple):
         start = place[0] if place else 0
         with open_file(self.name) as file:
             for number, row in enumerate(parquet_rows(file, self.name, start), start):
-                yield PlacedRow(row, f"{self.name}, row {number} (the first is 0)", [number + 1])
+                yield PlacedRow(row, f"{self.name}, row {number + 1}", [number + 1])
+
+
+class RowFilter(NamedTuple):
+    """Which rows of a stream count; ``identity`` tells it from others."""
+
+    keeps: Callable[[PlacedRow], bool]
+    identity: str
 
 
 class RowStream:
     """Rows of some units. Shuffled, the units come in a new order, and the rows of each block of ``buffer`` rows too.
 
     Args:
-        keeps: which rows count; None: all
+        kept: which rows count; None: all
         buffer: rows that are in memory together when shuffled
     """
 
-    def __init__(
-        self, units: Sequence[Unit], keeps: Callable[[Row], bool] | None = None, buffer: int = DEFAULT_BUFFER
-    ) -> None:
-        self._units, self._keeps, self._buffer = units, keeps, buffer
+    def __init__(self, units: Sequence[Unit], kept: RowFilter | None = None, buffer: int = DEFAULT_BUFFER) -> None:
+        self._units, self._kept, self._buffer = units, kept, buffer
 
     def __len__(self) -> int:
         raise TypeError("a stream of rows has no length")
@@ -108,14 +112,13 @@ class RowStream:
         """
         rows = list(islice(self._rows(Order((), shuffle=False)), count))
         if not rows:
-            kept = " that filter_fn keeps" if self._keeps else ""
+            kept = " that filter_fn keeps" if self._kept else ""
             raise DataError(f"{self._units[0].identity}: there are no rows{kept}")
         return Head(rows)
 
     def fingerprint(self) -> str:
         """Changes with names and sizes of files, and not with what is in them; and with what a position depends on."""
-        kept = self._keeps and fingerprint_of("", self._keeps)
-        parts = [*(unit.identity for unit in self._units), self._buffer, kept]
+        parts = [*(unit.identity for unit in self._units), self._buffer, self._kept and self._kept.identity]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _rows(self, order: Order, place: list[int] | None = None) -> Iterator[PlacedRow]:
@@ -125,7 +128,7 @@ class RowStream:
         first, inner = (place[0], place[1:]) if place else (0, None)
         for turn in range(first, len(units)):
             for found in self._units[units[turn]].rows(inner):
-                if self._keeps is None or self._keeps(found.row):
+                if self._kept is None or self._kept.keeps(found):
                     yield found._replace(after=[turn, *found.after])
             inner = None
 

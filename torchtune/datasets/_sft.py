@@ -1,9 +1,10 @@
 """Supervised fine-tuning samples: a row becomes messages, messages become tokens and labels, when asked for."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from torchtune.data._collate import CROSS_ENTROPY_IGNORE_IDX
+from torchtune.datasets._arguments import LoadArguments
 from torchtune.datasets._row_dataset import TokenRowDataset, without_limit
 from torchtune.datasets._rows import Row
 from torchtune.errors import ConfigError
@@ -63,7 +64,7 @@ class SFTDataset(TokenRowDataset):
         model_transform: Transform,
         filter_fn: Callable | None = None,
         filter_kwargs: dict[str, Any] | None = None,
-        **load_dataset_kwargs: Any,
+        **load_dataset_kwargs: Unpack[LoadArguments],
     ) -> None:
         self._message_transform, self._model_transform = message_transform, model_transform
         super().__init__(source, filter_fn, filter_kwargs, **load_dataset_kwargs)

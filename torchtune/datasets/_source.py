@@ -1,6 +1,7 @@
 """From ``source``, ``data_files`` and ``split`` to rows: common files are read here, the rest by `datasets`."""
 
 import glob
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -10,16 +11,26 @@ from typing import Any, NamedTuple
 from torchtune.datasets import _files
 from torchtune.datasets._csv import Csv
 from torchtune.datasets._hub import load_from_hub, shards_of
-from torchtune.datasets._json import JsonLines, begins_list, read_json
+from torchtune.datasets._json import JsonLines, is_one_list, read_json
 from torchtune.datasets._parquet import ParquetRows
-from torchtune.datasets._records import Format, IndexedFile
+from torchtune.datasets._records import UTF8, Format, IndexedFile, check_encoding
 from torchtune.datasets._row_stream import ParquetUnit, RecordUnit, Unit
 from torchtune.datasets._rows import LocalRows, Part, Rows
+from torchtune.datasets._signatures import LOOKED_AT, refuse_other_forms
 from torchtune.datasets._slices import parse_split, select_rows
 from torchtune.datasets._text import Text
 from torchtune.errors import ConfigError, DataError
+from torchtune.utils._logging import log_rank_zero
 
-_OPTIONS = {"json": {"field"}, "csv": {"delimiter", "sep"}, "parquet": set(), "text": {"sample_by"}}
+_log = logging.getLogger(__name__)
+
+_DEFAULT_SPLIT = "train"
+_OPTIONS = {
+    "json": {"encoding", "field"},
+    "csv": {"delimiter", "encoding", "sep"},
+    "parquet": set(),
+    "text": {"encoding", "sample_by"},
+}
 _READ_BY_DATASETS = {".zst", ".zip", ".lz4", ".7z", ".tar"}  # archives, and what Python itself does not unpack
 
 
@@ -38,22 +49,29 @@ class _Local(NamedTuple):
     splits: dict[str, list[str]]
     options: dict[str, Any]
 
+    @property
+    def encoding(self) -> str:
+        return self.options.get("encoding", UTF8)
 
-def load_rows(source: str, split: Any = "train", **load_dataset_kwargs: Any) -> Rows:
+
+def load_rows(source: str, split: Any = _DEFAULT_SPLIT, **load_dataset_kwargs: Any) -> Rows:
     """The rows of a dataset.
 
     Args:
         source: ``json``, ``csv``, ``parquet`` or ``text`` with ``data_files``; a path, pattern, folder or URL of such
             files; or a dataset on the Hub
         split: as in `datasets`, also ``train[:95%]`` or ``train[10:20]``. Local files are ``train`` unless
-            ``data_files`` maps split names to files, or the names of a folder's files have such words in them
+            ``data_files`` maps split names to files, or the names of a folder's files have such words in them. None is
+            ``train``
         load_dataset_kwargs: ``data_files`` (name, pattern, folder, URL or list), ``field`` for JSON, ``delimiter`` for
-            CSV, ``sample_by`` for text; with any other argument of `datasets.load_dataset` that function reads the data
+            CSV, ``sample_by`` for text, ``encoding`` for all of these; with any other argument of
+            `datasets.load_dataset` that function reads the data, and a line of the log says so
 
     Raises:
         DataError: the data is not there or malformed; the message names the file and the line
         ConfigError: an argument is missing or unknown
     """
+    split = _DEFAULT_SPLIT if split is None else split
     found = _request(source, split, load_dataset_kwargs)
     if isinstance(found, _Foreign):
         return load_from_hub(*found)
@@ -65,13 +83,14 @@ def load_rows(source: str, split: Any = "train", **load_dataset_kwargs: Any) -> 
     return LocalRows([part for name in names for part in parts[name]]).select(chosen)
 
 
-def open_units(source: str, split: Any = "train", **load_dataset_kwargs: Any) -> list[Unit]:
+def open_units(source: str, split: Any = _DEFAULT_SPLIT, **load_dataset_kwargs: Any) -> list[Unit]:
     """What a stream of the rows of a dataset is read from, in its order; the arguments are those of ``load_rows``.
 
     Raises:
         DataError: the data is not there
         ConfigError: an argument is missing or unknown, or asks for what only a whole dataset can give
     """
+    split = _DEFAULT_SPLIT if split is None else split
     found = _request(source, split, load_dataset_kwargs)
     if isinstance(found, _Foreign):
         return shards_of(*found)
@@ -93,11 +112,16 @@ def _request(source: str, split: Any, kwargs: Mapping[str, Any]) -> "_Local | _F
         if files is not None:
             raise ConfigError(f"dataset.source is {source!r}, and data_files names other files; give one of the two")
         kind, files = _kind_at(source), source
-    if kind is not None and files is not None and _is_read_here(kind, split, files, options):
-        options = {"delimiter" if key == "sep" else key: value for key, value in options.items()}
-        return _Local(kind, _splits(files, kind), options)
     if kind is not None and files is None and "data_dir" not in options:
         raise ConfigError(f"dataset.source is {source!r}, so dataset.data_files must name the file(s)")
+    if kind is not None and files is not None:
+        if (reason := _reason_for_datasets(kind, split, files, options)) is None:
+            return _Local(kind, _splits(files, kind), _own_options(options))
+        log_rank_zero(
+            _log,
+            f"the `datasets` package reads the {kind} files, {reason}: what it makes of numbers and empty cells may "
+            "differ, and rows are checked when they are used",
+        )
     return _Foreign(kind or source, split, options if files is None else {**options, "data_files": expand_home(files)})
 
 
@@ -122,11 +146,24 @@ def _kind_at(place: str) -> str:
     return next(iter(counts))
 
 
-def _is_read_here(kind: str, split: Any, files: Any, options: Mapping[str, Any]) -> bool:
+def _reason_for_datasets(kind: str, split: Any, files: Any, options: Mapping[str, Any]) -> str | None:
+    """Why `datasets` has to read local files; None where they are read here."""
+    if others := sorted(options.keys() - _OPTIONS[kind]):
+        return f"because of the argument {', '.join(others)}"
+    if not isinstance(split, str):
+        return f"because split is {split!r}"
     groups = files.values() if isinstance(files, Mapping) else [files]
     names = [name for group in groups for name in _files.listed(group)]
-    plain = all(PurePath(name).suffix.lower() not in _READ_BY_DATASETS for name in names)
-    return plain and isinstance(split, str) and options.keys() <= _OPTIONS[kind]
+    packed = [name for name in names if PurePath(name).suffix.lower() in _READ_BY_DATASETS]
+    return f"because it unpacks {packed[0]}" if packed else None
+
+
+def _own_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the readers here take."""
+    found = {"delimiter" if key == "sep" else key: value for key, value in options.items()}
+    if "encoding" in found:
+        found["encoding"] = check_encoding(found["encoding"])
+    return found
 
 
 def _splits(files: Any, kind: str) -> dict[str, list[str]]:
@@ -139,25 +176,27 @@ def _splits(files: Any, kind: str) -> dict[str, list[str]]:
 
 def _read(name: str, of: _Local) -> Part:
     path = _files.local_copy(name)
-    if of.kind == "json":
-        return read_json(path, name, **of.options)
-    return ParquetRows(path, name) if of.kind == "parquet" else IndexedFile(path, _format(name, of))
+    if of.kind == "parquet":
+        return ParquetRows(path, name)
+    with path.open("rb") as file:
+        refuse_other_forms(name, of.kind, file.read(LOOKED_AT), of.encoding)
+    return read_json(path, name, **of.options) if of.kind == "json" else IndexedFile(path, _format(name, of))
 
 
 def _unit(name: str, of: _Local) -> Unit:
     if of.kind == "parquet":
         return ParquetUnit(name)
-    if of.kind == "json":
-        with _files.open_file(name) as file:
-            if of.options or begins_list(file):
-                raise DataError(f"{name} is one JSON value; with streaming: True each line must be an object by itself")
+    with _files.open_file(name) as file:
+        refuse_other_forms(name, of.kind, file.peek(LOOKED_AT), of.encoding)
+        if of.kind == "json" and ("field" in of.options or is_one_list(file, name, of.encoding)):
+            raise DataError(f"{name} is one JSON value; with streaming: True each line must be an object by itself")
     return RecordUnit(name, _format(name, of))
 
 
 def _format(name: str, of: _Local) -> Format:
     if of.kind == "csv":
         return Csv(name, **({"delimiter": "\t"} if _files.suffix_of(name) == ".tsv" else {}) | of.options)
-    return Text(name, **of.options) if of.kind == "text" else JsonLines(name)
+    return (Text if of.kind == "text" else JsonLines)(name, **of.options)
 
 
 def expand_home(data_files: Any) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import BinaryIO
 
-from torchtune.datasets._records import Record, decode_utf8, lines
+from torchtune.datasets._records import UTF8, Place, Record, decode, lines, unusual
 from torchtune.datasets._rows import Row
 from torchtune.errors import ConfigError
 
@@ -19,11 +19,13 @@ class Text:
     """
 
     nothing = "holds no text"
+    has_items = False
 
-    def __init__(self, name: str, sample_by: str = "line") -> None:
+    def __init__(self, name: str, sample_by: str = "line", encoding: str = UTF8) -> None:
         if sample_by not in _UNITS:
             raise ConfigError(f"dataset.sample_by is {sample_by!r}; it must be one of {', '.join(_UNITS)}")
-        self.name, self._unit = name, sample_by
+        self.name, self._unit, self._encoding = name, sample_by, encoding
+        self.unusual = unusual(sample_by=(sample_by, "line"), encoding=(encoding, UTF8))
 
     def records(self, file: BinaryIO, start: int = 0, line: int = 1) -> Iterator[Record]:
         found = lines(file, start, line)
@@ -34,8 +36,8 @@ class Text:
         elif not all(map(_is_blank, whole := list(found))):
             yield _joined(whole)
 
-    def parse(self, raw: bytes, line: int) -> Row:
-        return {"text": decode_utf8(raw, self.name, line).rstrip("\r\n")}
+    def parse(self, raw: bytes, place: Place) -> Row:
+        return {"text": decode(raw, place, self._encoding).rstrip("\r\n")}
 
 
 def _is_blank(record: Record) -> bool:

@@ -1,9 +1,10 @@
 """Plain text to go on with: every token is trained on."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from torchtune.data._utils import truncate
+from torchtune.datasets._arguments import LoadArguments
 from torchtune.datasets._packed import PackedDataset
 from torchtune.datasets._packed_stream import PackedStream, pack_to_fit
 from torchtune.datasets._row_dataset import TokenRowDataset
@@ -12,11 +13,12 @@ from torchtune.errors import DataError
 
 
 class TextCompletionDataset(TokenRowDataset):
-    """The texts of one column, tokenised when asked for; longer ones than ``tokenizer.max_seq_len`` are cut.
+    """The texts of one column, tokenised when asked for; longer ones than ``tokenizer.max_seq_len`` are cut,
+    and so have no end token when the right side is cut away.
 
     Args:
         column: the one with the text
-        add_eos: end each text with the tokenizer's end token
+        add_eos: put the tokenizer's end token behind each text
         max_seq_len: tokens; in place of the tokenizer's own
         source, filter_fn, load_dataset_kwargs: see :class:`~torchtune.datasets.SFTDataset`; ``source`` may be ``text``
             or a ``.txt`` file, each line of which is a row
@@ -34,7 +36,7 @@ class TextCompletionDataset(TokenRowDataset):
         filter_fn: Callable | None = None,
         filter_kwargs: dict[str, Any] | None = None,
         max_seq_len: int | None = None,
-        **load_dataset_kwargs: Any,
+        **load_dataset_kwargs: Unpack[LoadArguments],
     ) -> None:
         self._tokenizer, self._column, self._add_eos = tokenizer, column, add_eos
         self._limit = max_seq_len or tokenizer.max_seq_len
@@ -48,9 +50,8 @@ class TextCompletionDataset(TokenRowDataset):
 
     def encode(self, content: str) -> dict[str, list[int]]:
         tokens = self._tokenizer.encode(content, add_bos=True, add_eos=self._add_eos)
-        if self._limit is not None:
-            eos_id = self._tokenizer.eos_id if self._add_eos else None
-            tokens = truncate(tokens, self._limit, eos_id, getattr(self._tokenizer, "truncation_type", "right"))
+        # No end token takes the place of the last: to end in the middle of a text is not to be learnt.
+        tokens = truncate(tokens, self._limit, truncation_type=getattr(self._tokenizer, "truncation_type", "right"))
         return {"tokens": tokens, "labels": tokens.copy()}
 
     @property
@@ -78,14 +79,15 @@ def text_completion_dataset(
     filter_fn: Callable | None = None,
     *,
     max_seq_len: int | None = None,
-    **load_dataset_kwargs: Any,
+    **load_dataset_kwargs: Unpack[LoadArguments],
 ) -> TextCompletionDataset | PackedDataset | PackedStream:
     """Text to go on with, as in pre-training.
 
     Args:
         packed: fill sequences of ``max_seq_len`` with several texts each
-        split_across_pack: when packed, lay the texts end to end and cut them where a pack is full; where they stay
-            whole, ``packed`` may say how, see :func:`~torchtune.datasets.instruct_dataset`
+        split_across_pack: when packed, lay the texts end to end, whole and in their order, and cut them where a pack is
+            full; otherwise each is cut to ``max_seq_len`` and lies in one pack, and ``packed`` may say how they are
+            put there, see :func:`~torchtune.datasets.instruct_dataset`
         source, column, add_eos, split, filter_fn, max_seq_len, load_dataset_kwargs: see :class:`TextCompletionDataset`
     """
     dataset = TextCompletionDataset(

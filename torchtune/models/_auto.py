@@ -73,8 +73,7 @@ def auto_tokenizer(
     Args:
         path: the folder.
         max_seq_len: tokens; None, or more than the model has positions, is as many as it has.
-        chat_template: a Jinja file, or another folder, whose template is used instead.
-        truncation_type, chat_template_kwargs, today: see :class:`HuggingFaceModelTokenizer`.
+        chat_template, truncation_type, chat_template_kwargs, today: see :class:`HuggingFaceModelTokenizer`.
 
     Raises:
         CheckpointError: as for :func:`auto`.
@@ -88,7 +87,7 @@ def auto_tokenizer(
             folder / "tokenizer.json",
             max_seq_len=limit,
             truncation_type=truncation_type,
-            chat_template=_template_of(folder, chat_template),
+            chat_template=_plain_template(folder) if chat_template is None else chat_template,
             chat_template_kwargs=chat_template_kwargs,
             today=today,
         )
@@ -165,22 +164,16 @@ def _not_a_model(folder: Path) -> str:
     return f"{folder} has no config.json.{hint} {wanted}"
 
 
-def _template_of(folder: Path, given: str | None) -> str | None:
-    """The source of the template that is given, or else of the plain one; None where the folder has its own."""
-    if given is None:
-        if find_chat_template(folder) is not None:
-            return None
-        logger.warning(
-            "%s has no chat template, as base models do: dialogues are written with <|user|> and <|assistant|> in "
-            "plain text. tokenizer.chat_template names another: a Jinja file, or the folder of a model that has one.",
-            folder,
-        )
-        return PLAIN_TEMPLATE
-    path = Path(given).expanduser()
-    source = path.read_text(encoding="utf-8") if path.is_file() else path.is_dir() and find_chat_template(path)
-    if not source:
-        raise ConfigError(f"chat_template {given} is neither a Jinja file nor a folder that has a chat template")
-    return source
+def _plain_template(folder: Path) -> str | None:
+    """The form of dialogues for a folder that has none; None where it has its own."""
+    if find_chat_template(folder) is not None:
+        return None
+    logger.warning(
+        "%s has no chat template, as base models do: dialogues are written with <|user|> and <|assistant|> in plain "
+        "text. tokenizer.chat_template names another: a Jinja file, or the folder of a model that has one.",
+        folder,
+    )
+    return PLAIN_TEMPLATE
 
 
 def _family_tokenizer(folder: Path) -> Callable[..., ModelTokenizer]:

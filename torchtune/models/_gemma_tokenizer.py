@@ -142,10 +142,8 @@ class GemmaTokenizer(WordsTokenizer):
                 ids.append(self.eos_id)
             tokens += ids
             mask += [message.masked] * len(ids)
-        # What is cut at the left still has its end.
-        ends = add_eos and not self._is_chat and self.truncation_type == "right"
-        end = (self.eos_id if ends else None, None)
-        return truncate_dialogue(tokens, mask, self.max_seq_len, self.truncation_type, end)
+        eos_id = self.eos_id if add_eos and not self._is_chat else None
+        return truncate_dialogue(tokens, mask, self.max_seq_len, self.truncation_type, eos_id)
 
     def _with_marks(self, text: str) -> list[int]:
         """The ids of a text whose marks, but for those held apart, are tokens."""

@@ -137,8 +137,8 @@ class MistralTokenizer(WordsTokenizer):
             for piece in pieces:
                 tokens += self._ids(piece)
             mask += [message.masked] * (len(tokens) - len(mask))
-        end = (self.eos_id, mask[-1]) if add_eos else (None, None)
-        return truncate_dialogue(tokens, mask, self.max_seq_len, self.truncation_type, end)
+        eos_id = self.eos_id if add_eos else None
+        return truncate_dialogue(tokens, mask, self.max_seq_len, self.truncation_type, eos_id)
 
     def _ids(self, piece: str) -> list[int]:
         if isinstance(piece, Control):

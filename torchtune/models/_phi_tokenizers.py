@@ -99,8 +99,8 @@ class _PhiTokenizer(ModelTokenizer, Transform):
             if add_end_tokens and is_last:
                 tokens += [self.special_tokens[name] for name in self._after]
             mask += [message.masked] * (len(tokens) - len(mask))
-        end = (self.eos_id if add_end_tokens else None, None)
-        return truncate_dialogue(tokens, mask, self.max_seq_len, self.truncation_type, end)
+        eos_id = self.eos_id if add_end_tokens else None
+        return truncate_dialogue(tokens, mask, self.max_seq_len, self.truncation_type, eos_id)
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> Mapping[str, Any]:
         """The sample with ``tokens`` and ``mask`` in place of ``messages``; at inference the last one stays open."""

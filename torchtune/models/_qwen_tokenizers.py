@@ -24,7 +24,7 @@ from torchtune.modules.transforms.tokenizers._utils import (
     text_beside_calls,
     text_of,
     tokenize_sample,
-    truncate,
+    truncate_dialogue,
 )
 
 if TYPE_CHECKING:
@@ -188,7 +188,8 @@ class Qwen2Tokenizer(ModelTokenizer, Transform):
         if begun is not None:
             tokens += self._open("assistant", _text(begun))
             mask += [begun.masked] * (len(tokens) - len(mask))
-        return self._cut(tokens, mask, self.eos_id if add_end_tokens else None)
+        eos_id = self.eos_id if add_end_tokens else None
+        return truncate_dialogue(tokens, mask, self.max_seq_len, self.truncation_type, eos_id)
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> Mapping[str, Any]:
         """The sample with ``tokens`` and ``mask`` in place of ``messages``; at inference the last one stays open."""
@@ -204,14 +205,6 @@ class Qwen2Tokenizer(ModelTokenizer, Transform):
 
     def _ids(self, text: str) -> list[int]:
         return encode_ids(self._words, text)
-
-    def _cut(self, tokens: list[int], mask: list[bool], eos_id: int | None) -> tuple[list[int], list[bool]]:
-        if self.max_seq_len is None or len(tokens) <= self.max_seq_len:
-            return tokens, mask
-        if self.truncation_type == "left":
-            eos_id = None  # the dialogue's own end is there
-        cut = partial(truncate, max_seq_len=self.max_seq_len, truncation_type=self.truncation_type)
-        return cut(tokens, eos_id=eos_id), cut(mask)
 
 
 class Qwen2_5Tokenizer(Qwen2Tokenizer):

@@ -5,7 +5,6 @@ import functools
 import json
 import os
 import sys
-import sysconfig
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from torchtune.errors import OUT_OF_MEMORY, PEER_FAILED, CheckpointError, ConfigError, MissingDependency, TuneError
+from torchtune.utils._owner import is_ours, is_users
 
 DONE = 0
 BUG = 1
@@ -33,8 +33,6 @@ _MEMORY_ADVICE = (
 
 _PACKAGE = Path(__file__).parents[1]
 _LAUNCHER_FILES = (__file__, str(_PACKAGE / "cli"), "<frozen runpy>")
-_OURS = tuple(str(folder) for folder in (_PACKAGE, _PACKAGE.with_name("recipes"), _PACKAGE.with_name("llama_recipes")))
-_LIBRARIES = ("<", *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
 
 T = TypeVar("T")
 
@@ -143,9 +141,9 @@ def _own_part(trace: TracebackType | None) -> TracebackType | None:
 def _whose_fault(trace: TracebackType | None) -> str:
     """Where an unforeseen error comes from; the innermost frame that is no library's may be in a file of the user's."""
     for frame in reversed(traceback.extract_tb(trace)):
-        if frame.filename.startswith(_OURS):
+        if is_ours(frame.filename):
             break
-        if not frame.filename.startswith(_LIBRARIES):
+        if is_users(frame.filename):
             return f"It happened in {frame.filename}, line {frame.lineno}, which is no part of torchtune."
     return "This looks like a bug rather than a fault in your config or data."
 

@@ -64,7 +64,8 @@ def check_vocabulary(model_vocab_size: int, tokenizer_vocab_size: int) -> None:
     if model_vocab_size < tokenizer_vocab_size:
         raise CheckpointError(
             f"the tokenizer has {tokenizer_vocab_size:,} tokens, the model's embedding {model_vocab_size:,} rows; "
-            f"tokens from {model_vocab_size:,} on would have none. Use the tokenizer that belongs to this checkpoint."
+            f"tokens from {model_vocab_size:,} on would have none. Use the tokenizer that belongs to this checkpoint. "
+            "(This holds whatever the data is, so no setting of data_checks changes it.)"
         )
 
 

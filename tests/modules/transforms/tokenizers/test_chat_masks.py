@@ -6,6 +6,7 @@ import pytest
 from tokenizer_files import chat_folder
 
 from torchtune.data import Message
+from torchtune.datasets._prepare import fingerprint_of
 from torchtune.errors import DataError
 from torchtune.modules.transforms.tokenizers import HuggingFaceModelTokenizer
 
@@ -130,6 +131,135 @@ def test_marks_are_those_of_the_message(tmp_path):
         for number, message in enumerate(messages):
             message.masked = number not in places
         assert _trained(tokenizer, messages) == expected
+
+
+@pytest.mark.parametrize("kind", MARKED)
+@pytest.mark.parametrize("place", [2, 4])
+def test_the_marks_of_one_of_two_answers(kind, place, tmp_path):
+    """Of the others, and between the marks, nothing is trained on."""
+    tokenizer = _model(tmp_path, MARKED[kind])
+    answer = "A" if place == 2 else "A2"
+    expected = {"turns": f"{answer}<|im_end|>", "inside a macro": answer, "two of one answer": f"{answer}</s>"}
+    assert _trained(tokenizer, _chosen(place)) == expected[kind]
+
+
+def _chosen(*places: int) -> list[Message]:
+    messages = _dialogue()
+    for number, message in enumerate(messages):
+        message.masked = number not in places
+    return messages
+
+
+LAST_ALONE = CHATML.replace("{{ m.content }}<|im_end|>", "{% if loop.last and m.role == 'assistant' %}{% generation %}"
+    "{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        (_dialogue(), "A2<|im_end|>"),
+        (_dialogue()[:4], ""),
+        (_chosen(2), ""),
+        (_chosen(4), "A2<|im_end|>"),
+        ([Message("assistant", "A")], "A<|im_end|>"),
+        ([Message("assistant", "A"), Message("assistant", "B")], "B<|im_end|>"),
+    ],
+)
+def test_where_a_template_with_marks_marks_nothing_there_is_no_guess(messages, expected, tmp_path):
+    assert _trained(_model(tmp_path, LAST_ALONE), messages) == expected
+
+
+def test_marks_round_everything_are_those_of_each_answer(tmp_path):
+    tokenizer = _model(tmp_path, f"{{% generation %}}{CHATML}{{% endgeneration %}}")
+    assert _trained(tokenizer, _chosen(4)) == "<|im_start|>assistant\nA2<|im_end|>\n"
+
+
+# Two answers in a row: their marks hold what ends the first, which is written otherwise when it is the last.
+IN_A_ROW = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+    "{{ '</s>' if loop.last else '<|im_end|>' }}\n{% endgeneration %}{% else %}{{ m.content }}<|im_end|>\n{% endif %}"
+    "{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(("place", "expected"), [(1, "A<|im_end|>\n"), (2, "B</s>\n")])
+def test_marks_of_answers_in_a_row(place, expected, tmp_path):
+    messages = [Message("user", "U"), Message("assistant", "A"), Message("assistant", "B")]
+    for number, message in enumerate(messages):
+        message.masked = number != place
+    assert _trained(_model(tmp_path, IN_A_ROW), messages) == expected
+
+
+def test_marks_in_another_order_are_refused(tmp_path):
+    backwards = MARKED["turns"].replace("in messages", "in messages[::-1]")
+    with pytest.raises(DataError, match="first 4 of 5 messages differently"):
+        _trained(_model(tmp_path, backwards), _chosen(4))
+
+
+# What released templates write before the first message: the beginning token, and where there is no system message a
+# default, the date, or what tools there are. The last form has a header that counts.
+_TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+INJECTING = {
+    "nothing": ("", _TURNS),
+    "bos": ("<s>", "{{ bos_token }}" + _TURNS),
+    "default": (
+        "<|im_start|>system\nBe kind.<|im_end|>\n",
+        "{% if messages[0].role != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}" + _TURNS,
+    ),
+    "date": ("<s><|im_start|>system\n1999<|im_end|>\n", "{{ bos_token }}<|im_start|>system\n{{ strftime_now('%Y') }}"
+        "{% if messages[0].role == 'system' %}\n{{ messages[0].content }}{% set messages = messages[1:] %}{% endif %}"
+        "<|im_end|>\n" + _TURNS),
+    "end": ("<s>", "{{ bos_token }}" + _TURNS.replace("\n{% endfor", "{{ '\n' if not loop.last }}{% endfor")),
+    "between": ("", _TURNS.replace("<|im_start|>", "{{ '\n' if not loop.first }}<|im_start|>", 1)),
+    "by turns": ("<s>", "{{ bos_token }}{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('by turns') }}{% endif %}[INST]{{ m.content }}{% endfor %}"),
+    "counts": ("<s>1: ", "{{ bos_token }}{% for m in messages %}{{ loop.index }}: {{ m.content }}{% endfor %}"),
+}  # fmt: skip
+_TALKS = {
+    "answer first": [Message("assistant", "A"), Message("user", "U", masked=True), Message("assistant", "B")],
+    "answer alone": [Message("assistant", "A")],
+    "question": [Message("user", "U"), Message("assistant", "A", masked=True)],
+    "everything": [Message("user", "U"), Message("assistant", "A"), Message("user", "U2")],
+    "call": [Message("assistant", '{"name": "f", "arguments": {}}', ipython=True), Message("user", "U", masked=True)],
+}
+
+
+@pytest.mark.parametrize("talk", _TALKS)
+@pytest.mark.parametrize("kind", INJECTING)
+def test_what_the_template_writes_before_the_first_message_is_not_trained_on(kind, talk, tmp_path):
+    added, template = INJECTING[kind]
+    if kind == "by turns" and _TALKS[talk][0].role == "assistant":
+        return
+    tokenizer = HuggingFaceModelTokenizer(chat_folder(tmp_path, template) / "tokenizer.json", today="1999-12-31")
+    ids, mask = tokenizer.tokenize_messages(_TALKS[talk])
+    masked = _text(tokenizer, ids[: mask.index(False)])
+    assert masked == added and _text(tokenizer, ids).startswith(added)
+    assert talk != "everything" or not any(mask[mask.index(False) :])
+
+
+def test_the_system_message_begins_where_the_model_was_not_told_the_date(tmp_path):
+    """Its header has been written by then, so it begins with its content."""
+    tokenizer = HuggingFaceModelTokenizer(chat_folder(tmp_path, INJECTING["date"][1]) / "tokenizer.json")
+    messages = [Message("system", "S"), Message("user", "U")]
+    assert _trained(tokenizer, messages) == "S<|im_end|>\n<|im_start|>user\nU<|im_end|>\n"
+
+
+def test_other_tools_and_another_day_are_not_trained_on(tmp_path):
+    template = "{{ strftime_now('%Y') }}{% for t in tools or [] %}{{ t.function.name }};{% endfor %}" + _TURNS
+    tokenizer = HuggingFaceModelTokenizer(chat_folder(tmp_path, template) / "tokenizer.json")
+    for names in ([], ["f"], ["f", "g"], []):
+        tools = [{"type": "function", "function": {"name": name}} for name in names]
+        ids, mask = tokenizer.tokenize_messages([Message("user", "U")], tools=tools)
+        assert _text(tokenizer, ids[mask.index(False) :]) == "<|im_start|>user\nU<|im_end|>\n"
+    tokenizer._injected["user",] = "1066"
+    assert _trained(tokenizer, [Message("user", "U")]) == "<|im_start|>user\nU<|im_end|>\n"
+
+
+def test_what_is_found_out_in_use_is_not_part_of_the_tokenizer(tmp_path):
+    tokenizer = _model(tmp_path, INJECTING["default"][1])
+    before = fingerprint_of("", tokenizer)
+    tokenizer.tokenize_messages(_TALKS["everything"])
+    assert before is not None and fingerprint_of("", tokenizer) == before
 
 
 CALLS = (

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from cut_dialogues import cut_at_right
 from tokenizer_files import CHAT_TOKENS, chat_folder
 from tokenizers import Tokenizer, processors
 
@@ -86,14 +87,14 @@ def test_dialogues_equal_transformers(template, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("template", "trained"),
+    ("template", "trained", "added"),
     [
-        (CHATML, ["<|im_start|>assistant\nA<|im_end|>\n", "<|im_start|>assistant\nA2<|im_end|>\n"]),
-        (MISTRAL, [" A</s>", " A2</s>"]),
+        (CHATML, ["<|im_start|>assistant\nA<|im_end|>\n", "<|im_start|>assistant\nA2<|im_end|>\n"], 0),
+        (MISTRAL, [" A</s>", " A2</s>"], 1),
     ],
     ids=["chatml", "mistral"],
 )
-def test_only_the_answers_are_trained_on(template, trained, tmp_path):
+def test_only_the_answers_are_trained_on(template, trained, added, tmp_path):
     tokenizer = _model(_folder(tmp_path, template))
     ids, mask = tokenizer.tokenize_messages(_dialogue())
     assert _text(tokenizer, [i for i, m in zip(ids, mask) if not m]) == "".join(trained)
@@ -101,7 +102,8 @@ def test_only_the_answers_are_trained_on(template, trained, tmp_path):
     messages[2].masked = True
     ids, mask = tokenizer.tokenize_messages(messages)
     assert _text(tokenizer, [i for i, m in zip(ids, mask) if not m]) == trained[1]
-    assert tokenizer.tokenize_messages([Message("user", "x"), Message("assistant", "y")])[1].count(True) == 0
+    everything = [Message("user", "x"), Message("assistant", "y")]
+    assert tokenizer.tokenize_messages(everything)[1].count(True) == added  # what begins the text is no message
 
 
 def test_an_open_end_for_the_model_to_go_on(tmp_path):
@@ -119,10 +121,9 @@ def test_an_open_end_for_the_model_to_go_on(tmp_path):
 def test_truncation(limit, tmp_path):
     tokenizer = _model(_folder(tmp_path))
     ids, mask = tokenizer.tokenize_messages(_dialogue())
-    cut = (ids[: limit - 1] + [EOS], mask[: limit - 1] + [mask[-1]])
-    assert tokenizer.tokenize_messages(_dialogue(), max_seq_len=limit) == cut
+    assert tokenizer.tokenize_messages(_dialogue(), max_seq_len=limit) == cut_at_right(ids, mask, limit, EOS)
     left = _model(tmp_path, truncation_type="left", max_seq_len=limit)
-    assert left.tokenize_messages(_dialogue()) == (ids[-limit:-1] + [EOS], mask[-limit:])
+    assert left.tokenize_messages(_dialogue()) == (ids[-limit:], mask[-limit:])
     assert left.tokenize_messages(_dialogue(), max_seq_len=999) == (ids, mask)
 
 
@@ -181,8 +182,8 @@ def test_halves_of_surrogate_pairs(tmp_path):
     ("template", "said"),
     [
         ("{{ raise_exception('system first') }}", "roles.*system first"),
-        ("{{ ''.__class__.__mro__ }}", "refuses"),
-        ("{{ messages.append(1) }}", "refuses"),
+        ("{{ ''.__class__.__mro__ }}", "fails in line 1.*'__class__' of 'str' object is unsafe"),
+        ("{{ messages.append(1) }}", "fails in line 1.*'append' of 'list' object is unsafe"),
         ("{% for x in %}", "does not parse: line 1"),
     ],
 )
@@ -202,6 +203,36 @@ def test_where_the_template_is_found(tmp_path):
     assert rendered() == "json"
     (tmp_path / "chat_template.jinja").write_text("jinja {{ bos_token }}{{ eos_token }}")
     assert rendered() == "jinja <s></s>"
+
+
+@pytest.mark.parametrize("given", ["source", "file", "file without marks", "folder", "folder with a config"])
+def test_another_template(given, tmp_path):
+    """By its source, by a file, or by the folder of a model; so it is with auto_tokenizer, which hands it on."""
+    _folder(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "my.jinja").write_text(MISTRAL)
+    if given.startswith("folder"):
+        _folder(other, MISTRAL) if "config" in given else (other / "chat_template.jinja").write_text(MISTRAL)
+    if given == "file without marks":
+        (other / "my.jinja").write_text("Hi")
+    path = MISTRAL if given == "source" else str(other / ("my.jinja" if given.startswith("file") else ""))
+    tokenizer = _model(tmp_path, chat_template=path)
+    expected = "Hi" if given == "file without marks" else MISTRAL
+    assert tokenizer.chat_template == expected and tokenizer.files["chat_template.jinja"] == expected
+
+
+@pytest.mark.parametrize("given", ["my.jinja", "chatml", "", "Hello. " * 99, "{folder}", "{folder}/tokenizer.json"])
+def test_what_is_no_template(given, tmp_path):
+    other = _folder(tmp_path, None)
+    with pytest.raises(ConfigError, match="neither a Jinja file nor a folder that has a chat template; nor is it"):
+        _model(_folder(tmp_path, None), chat_template=given.replace("{folder}", str(other)))
+
+
+def test_a_template_in_another_encoding(tmp_path):
+    (tmp_path / "my.jinja").write_bytes("{{ 'ü' }}".encode("latin-1"))
+    with pytest.raises(DataError, match="my.jinja: expected a chat template in UTF-8"):
+        _model(_folder(tmp_path), chat_template=str(tmp_path / "my.jinja"))
 
 
 def test_no_template(tmp_path):

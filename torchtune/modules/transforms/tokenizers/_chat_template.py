@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from traceback import format_exception_only, walk_tb
+from typing import Any
 
-from torchtune.errors import DataError
-from torchtune.modules.transforms.tokenizers._files import read_json
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from torchtune.errors import ConfigError, DataError
+from torchtune.modules.transforms.tokenizers._files import kind_of, read_json
 
 Span = tuple[int, int]  # characters from, to
-# Noncharacters, which no text holds (https://www.unicode.org/faq/private_use.html#nonchar4), round a plain word.
-_BEGIN, _END = "\ufdd0generation\ufdd0", "\ufdd1generation\ufdd1"
-_EITHER = re.compile(f"({_BEGIN}|{_END})")
+
+_JINJA = re.compile(r"\{[{%#]")
 
 
 def find_chat_template(folder: Path, tokenizer_config: Mapping[str, Any] | None = None) -> str | None:
@@ -33,7 +31,7 @@ def find_chat_template(folder: Path, tokenizer_config: Mapping[str, Any] | None 
         file = folder / "tokenizer_config.json"
         tokenizer_config = read_json(file, "a tokenizer_config.json") if file.is_file() else {}
     if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        return _read(folder / "chat_template.jinja")
     found = tokenizer_config.get("chat_template")
     if (folder / "chat_template.json").is_file():
         found = read_json(folder / "chat_template.json", "a chat_template.json").get("chat_template")
@@ -42,9 +40,37 @@ def find_chat_template(folder: Path, tokenizer_config: Mapping[str, Any] | None 
     return found
 
 
-def compile_chat_template(source: str, today: date | None = None) -> Template:
-    """The template with what the ones on the Hub expect: ``raise_exception``, ``strftime_now``, ``tojson`` without
-    HTML escapes, loop controls, ``{% generation %}``
+def template_source(given: str | Path) -> str:
+    """The source of a template that a user names: by a Jinja file, by the folder of a model, or in full.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if _JINJA.search(str(given)):
+        return str(given)
+    path = Path(given).expanduser()
+    if os.path.isdir(path):  # which takes any text, however long
+        source = find_chat_template(path)
+    else:
+        source = _read(path) if os.path.isfile(path) and path.suffix != ".json" else None
+    if not source:
+        raise ConfigError(
+            f"chat_template {str(given)[:200]} is neither a Jinja file nor a folder that has a chat template; nor is "
+            "it a template, which has {{ or {% in it"
+        )
+    return source
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected a chat template in UTF-8, found {kind_of(path)}: {error}") from error
+
+
+class ChatTemplate:
+    """A template with what the ones on the Hub expect: ``raise_exception``, ``strftime_now``, ``tojson`` without HTML
+    escapes, loop controls, ``{% generation %}``
     (https://huggingface.co/docs/transformers/chat_templating_writing).
 
     Args:
@@ -53,60 +79,59 @@ def compile_chat_template(source: str, today: date | None = None) -> Template:
     Raises:
         DataError: the source is not a Jinja template.
     """
-    from jinja2 import TemplateSyntaxError, nodes
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    class Generation(Extension):
-        """Puts marks round what the model writes, which :func:`render_chat_template` takes out."""
+    def __init__(self, source: str, today: date | None = None) -> None:
+        from jinja2 import TemplateSyntaxError
 
-        tags = {"generation"}
+        from torchtune.modules.transforms.tokenizers._sandbox import Sandbox
 
-        def parse(self, parser: Any) -> nodes.Node:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
+        self.source, self._today = source, today
+        self._sandbox = Sandbox()
+        self._sandbox.filters["tojson"] = _to_json
+        self._sandbox.globals["raise_exception"] = _raise_exception
+        self._sandbox.globals["strftime_now"] = lambda pattern: (today or datetime.now()).strftime(pattern)
+        try:
+            self._template = self._sandbox.compiled(source)
+        except TemplateSyntaxError as error:
+            raise DataError(f"the chat template does not parse: line {error.lineno}: {error.message}") from error
+        except Exception as error:  # of Jinja or Python, for what is nested too deep
+            raise DataError(f"the chat template does not parse: {_named(error)}") from error
 
-        def _mark(self, caller: Any) -> str:
-            return f"{_BEGIN}{caller()}{_END}"
+    def __reduce__(self) -> tuple[type, tuple]:
+        return ChatTemplate, (self.source, self._today)  # compiled code does not pickle
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda pattern: (today or datetime.now()).strftime(pattern)
-    try:
-        return environment.from_string(source)
-    except TemplateSyntaxError as error:
-        raise DataError(f"the chat template does not parse: line {error.lineno}: {error.message}") from error
+    @property
+    def has_marks(self) -> bool:
+        """Whether there is a part in it that says what the model writes."""
+        return self._sandbox.has_marks
+
+    def render(self, **variables: Any) -> tuple[str, list[Span]]:
+        """The dialogue as text, and where in it the template marks what the model writes.
+
+        Raises:
+            DataError: the template refuses the dialogue, asks for what the sandbox forbids, or fails.
+        """
+        try:
+            return self._sandbox.rendered(self._template, variables)
+        except Exception as error:  # there is none that a template cannot raise
+            roles = [message["role"] for message in variables["messages"]]
+            raise DataError(f"the chat template {_fault(error, roles)}") from error
 
 
-def render_chat_template(template: Template, **variables: Any) -> tuple[str, list[Span]]:
-    """The dialogue as text, and where in it the template marks what the model writes.
-
-    Raises:
-        DataError: the template refuses the dialogue, or asks for what the sandbox forbids.
-    """
+def _fault(error: Exception, roles: list[str]) -> str:
+    """What the template does to a dialogue, where, and why."""
     from jinja2 import TemplateError
 
-    try:
-        return _without_marks(template.render(**variables))
-    except (TemplateError, TypeError) as error:
-        roles = [message["role"] for message in variables["messages"]]
-        raise DataError(f"the chat template refuses a dialogue with the roles {roles}: {error}") from error
+    why = str(error) if isinstance(error, TemplateError) else _named(error)
+    if type(error) is TemplateError:  # raise_exception
+        return f"refuses a dialogue with the roles {roles}: {why}"
+    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == "<template>"]
+    where = f" in line {lines[-1]}," if lines else ""
+    return f"fails{where} on a dialogue with the roles {roles}: {why}"
 
 
-def _without_marks(rendered: str) -> tuple[str, list[Span]]:
-    text, begins, spans = "", [], []
-    for piece in _EITHER.split(rendered):
-        if piece == _BEGIN:
-            begins.append(len(text))
-        elif piece == _END:
-            spans.append((begins.pop(), len(text)))
-        else:
-            text += piece
-    return text, spans
+def _named(error: Exception) -> str:
+    return format_exception_only(error)[-1].strip()
 
 
 def _raise_exception(message: str) -> None:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from torchtune.errors import ConfigError, DataError
 from torchtune.modules.transforms.tokenizers._chat_template import (
+    ChatTemplate,
     Span,
-    compile_chat_template,
     find_chat_template,
-    render_chat_template,
+    template_source,
 )
 from torchtune.modules.transforms.tokenizers._rows import PLACE, Row, find_written, template_rows
-from torchtune.modules.transforms.tokenizers._spans import trained_spans
+from torchtune.modules.transforms.tokenizers._spans import Render, injected, trained_spans
 from torchtune.modules.transforms.tokenizers._tokenizer_json import HuggingFaceBaseTokenizer, encode_text, token_text
 from torchtune.modules.transforms.tokenizers._utils import check_truncation_type, tokenize_sample, truncate_dialogue
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Names in tokenizer_config.json of tokens that stand for what is no text, such as Gemma 3's.
 _MEDIA = ("image_token", "audio_token", "video_token")
+_TELLING = 3  # messages of a dialogue, on whose roles it depends what a template writes before them
 
 
 class HuggingFaceModelTokenizer:
@@ -40,13 +41,13 @@ class HuggingFaceModelTokenizer:
         tokenizer_config_json_path, generation_config_path: see :class:`HuggingFaceBaseTokenizer`.
         truncation_type: the side that is cut from a dialogue longer than ``max_seq_len``, "right" or "left".
         max_seq_len: tokens; None cuts nothing.
-        chat_template: source of a template to use instead of the model's.
+        chat_template: a template to use instead of the model's: its source, a Jinja file, or the folder of a model.
         chat_template_kwargs: further variables of the template, for example ``{"enable_thinking": False}``.
         today: the date, as 2025-01-31, for templates that write it; None is the clock's.
 
     Raises:
         DataError: there is no chat template, or it does not parse.
-        ConfigError: ``today`` is no date.
+        ConfigError: ``chat_template`` is none, or ``today`` is no date.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class HuggingFaceModelTokenizer:
         )
         config = self.base_tokenizer.config or {}
         own = find_chat_template(Path(tokenizer_config_json_path or tokenizer_json_path).parent, config)
-        source = own if chat_template is None else chat_template
+        source = own if chat_template is None else template_source(chat_template)
         if source is None:
             raise DataError(
                 f"{tokenizer_json_path}: no chat template beside it (chat_template.jinja, chat_template.json) and none "
@@ -77,8 +78,7 @@ class HuggingFaceModelTokenizer:
             )
         self.chat_template = source
         self._brought = source != own
-        self._today = _date(today)
-        self._template = compile_chat_template(source, self._today)
+        self._template = ChatTemplate(source, _date(today))
         end = {"eos_token": self.base_tokenizer.tokenizer.id_to_token(self.base_tokenizer.eos_id)}
         self.top_level_variables = end | self.extract_top_level_variables(config) | dict(chat_template_kwargs or {})
         self.truncation_type = truncation_type
@@ -91,10 +91,8 @@ class HuggingFaceModelTokenizer:
         self.stop_tokens = list(dict.fromkeys([*self.base_tokenizer.stop_tokens, *self._end_of_turn()]))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "_template"}  # compiled code does not pickle
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _template=compile_chat_template(state["chat_template"], state["_today"]))
+        """Without what is found out in use, so that kept data is known again by its tokenizer."""
+        return {key: value for key, value in vars(self).items() if key not in ("text_vocab_size", "_injected")}
 
     @property
     def vocab_size(self) -> int:
@@ -172,10 +170,12 @@ class HuggingFaceModelTokenizer:
         text, marks = self._rendered(rows, add_eos, tools)
         masked = [message.masked for message in messages]
         render = partial(self.render_template, tools=tools)
-        spans = trained_spans(rows, masked, text, marks if add_eos else [], render, self.special_tokens)
+        begin = 0 if all(masked[:1]) else self._begin(rows, text, render, bool(tools))
+        known = marks if self._template.has_marks and add_eos else None
+        spans = trained_spans(rows, masked, text, known, render, self.special_tokens, begin)
         ids, mask = self._tokenized(text, spans)
-        end = (self.eos_id, mask[-1]) if add_eos and mask else (None, None)
-        return truncate_dialogue(ids, mask, max_seq_len or self.max_seq_len, self.truncation_type, end)
+        eos_id = self.eos_id if add_eos else None
+        return truncate_dialogue(ids, mask, max_seq_len or self.max_seq_len, self.truncation_type, eos_id)
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> Mapping[str, Any]:
         """The sample with ``tokens`` and ``mask`` in place of ``messages`` and, if it has them, ``tools``."""
@@ -184,12 +184,27 @@ class HuggingFaceModelTokenizer:
     def _rendered(
         self, rows: Sequence[Row], add_eos: bool, tools: Sequence[Mapping[str, Any]] | None
     ) -> tuple[str, list[Span]]:
-        render = partial(render_chat_template, self._template, **self.top_level_variables, tools=tools or None)
+        render = partial(self._template.render, **self.top_level_variables, tools=tools or None)
         if add_eos:
             return render(messages=rows, add_generation_prompt=False)
         begun = rows[-1]["content"] if rows and rows[-1]["role"] == "assistant" else None
         text, marks = render(messages=rows if begun is None else rows[:-1], add_generation_prompt=True)
         return text + (begun or ""), marks
+
+    @cached_property
+    def _injected(self) -> dict[tuple[str, ...], str]:
+        """Roles of the first messages -> what the template writes before them, without tools."""
+        return {}
+
+    def _begin(self, rows: Sequence[Row], text: str, render: Render, with_tools: bool) -> int:
+        """Where the first message begins in the text of a dialogue."""
+        roles = tuple(row["role"] for row in rows[:_TELLING])
+        before = None if with_tools else self._injected.get(roles)
+        if before is None or not text.startswith(before):  # yesterday's
+            before = injected(roles, render)
+        if not with_tools:
+            self._injected[roles] = before
+        return len(before) if text.startswith(before) else 0
 
     def _tokenized(self, text: str, spans: Sequence[Span]) -> tuple[list[int], list[bool]]:
         """A token is trained on when any of its characters is."""

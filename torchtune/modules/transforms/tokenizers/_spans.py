@@ -1,6 +1,6 @@
 """Where in a rendered dialogue stands what the model is trained on, whatever its chat template does."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import groupby
 
 from torchtune.errors import DataError
@@ -13,7 +13,13 @@ _OTHER = "\ufdd3"  # as PLACE, for a second text
 
 
 def trained_spans(
-    rows: Sequence[Row], masked: Sequence[bool], text: str, marks: list[Span], render: Render, special: Collection[str]
+    rows: Sequence[Row],
+    masked: Sequence[bool],
+    text: str,
+    marks: list[Span] | None,
+    render: Render,
+    special: Collection[str],
+    begin: int = 0,
 ) -> list[Span]:
     """The characters of a dialogue that are not masked.
 
@@ -22,33 +28,92 @@ def trained_spans(
 
     Args:
         rows: the messages, as the template gets them; ``masked`` has an entry for each.
-        text: what the template makes of them; ``marks`` is what it says that the model writes.
+        text: what the template makes of them.
+        marks: what the template says that the model writes; None where it never says so.
         render: the template, for other dialogues.
         special: the texts of special tokens.
+        begin: where the first message begins.
 
     Raises:
         DataError: the template changes a message when others follow, so that its place is not known.
     """
-    if len(set(masked)) < 2:
-        return [(0, len(text))] if masked and not masked[0] else []
-    found = _by_marks(rows, masked, marks)
-    return _by_runs(rows, masked, text, render, special) if found is None else found
+    if all(masked):
+        return []
+    if marks is None or any(row["role"] != "assistant" for row, hidden in zip(rows, masked) if not hidden):
+        return _by_runs(rows, masked, text, render, special, begin)
+    return _by_marks(rows, masked, text, marks, render)
 
 
-def _by_marks(rows: Sequence[Row], masked: Sequence[bool], marks: list[Span]) -> list[Span] | None:
-    """None where the template has no marks, or they do not tell the masked messages from the others."""
-    answers = [hidden for row, hidden in zip(rows, masked) if row["role"] == "assistant"]
-    if not marks or answers.count(False) < masked.count(False):  # something besides answers is trained on
-        return None
-    if len(marks) == len(answers):
-        return [mark for mark, hidden in zip(marks, answers) if not hidden]
-    return None if any(answers) else marks
+def injected(roles: Sequence[str], render: Render) -> str:
+    """What a template writes of its own accord before the first message, such as a system message and the date.
+
+    The message begins at its header: at what the template also writes when others come before it. A message that comes
+    first may have none like that; then all before its content is taken for the template's own. Where nothing is to be
+    seen the text is empty.
+
+    Args:
+        roles: those of the dialogue; its first few are enough.
+    """
+    rows = [{"role": role, "content": _OTHER if i else PLACE} for i, role in enumerate(roles)]
+    while rows and (text := _rendered(rows, render)) is None:  # few templates refuse one message alone
+        rows.pop()
+    before, place, _ = text.partition(PLACE) if rows else ("", "", "")
+    if not place or _OTHER in before:
+        return ""
+    return before.removesuffix(next(_headers(rows, before, render), ""))
+
+
+def _headers(rows: Sequence[Row], before: str, render: Render) -> Iterator[str]:
+    """The end of ``before`` that the template also writes where other messages come before the first."""
+    role = rows[0]["role"]
+    for shown in dict.fromkeys((role, "user")):
+        for earlier in (["user"], ["user", "assistant"], ["system"]):
+            known = [{"role": name, "content": _OTHER} for name in earlier]
+            beginning = _rendered(known, render)
+            text = _rendered([*known, {**rows[0], "role": shown}, *rows[1:]], render)
+            if beginning is None or text is None:
+                continue
+            later, place, _ = text.partition(PLACE)
+            if place and later.endswith(before):
+                yield before
+            if place and later.startswith(beginning):
+                header = later.removeprefix(beginning)
+                # A template that refuses a later system message writes its header as it does the user's, or not at all.
+                ends = (header, header.lstrip(), header.replace(shown, role))
+                yield from (end for end in ends if end.strip() and before.endswith(end))
+
+
+def _by_marks(rows: Sequence[Row], masked: Sequence[bool], text: str, marks: list[Span], render: Render) -> list[Span]:
+    """The marks in the answers that are trained on."""
+    answers = [i for i, row in enumerate(rows) if row["role"] == "assistant"]
+    if not marks or not any(masked[i] for i in answers):
+        return marks
+    found, begin = [], 0
+    for hidden, run in groupby(answers, key=masked.__getitem__):
+        following = answers[answers.index(list(run)[-1]) + 1 :]
+        end = _begin_of_marks(rows, following[0], text, marks, render) if following else len(text)
+        found += [] if hidden else [(max(begin, mark[0]), min(end, mark[1])) for mark in marks]
+        begin = end
+    return [mark for mark in found if mark[0] < mark[1]]
+
+
+def _begin_of_marks(rows: Sequence[Row], index: int, text: str, marks: list[Span], render: Render) -> int:
+    """A place before the marks of an answer and behind those of the answers before it."""
+    found = _length_of_beginning(rows, index, text, render)
+    contents = _contents(rows, index, text, render) if found is None else None
+    if contents is not None and rows[index - 1]["role"] == "assistant":
+        found = next((begin for begin, end in marks if begin <= contents[1] < end), None)
+    elif contents is not None:
+        found = contents[0]
+    if found is None:
+        raise _unknown(rows, index)
+    return found
 
 
 def _by_runs(
-    rows: Sequence[Row], masked: Sequence[bool], text: str, render: Render, special: Collection[str]
+    rows: Sequence[Row], masked: Sequence[bool], text: str, render: Render, special: Collection[str], begin: int
 ) -> list[Span]:
-    spans, begin, count = [], 0, 0
+    spans, count = [], 0
     for hidden, run in groupby(masked):
         count += len(list(run))
         end = len(text) if count == len(rows) else _end_of_beginning(rows, count, text, render, special)
@@ -62,23 +127,35 @@ def _end_of_beginning(rows: Sequence[Row], count: int, text: str, render: Render
 
     Only the ends of runs are looked for, because many templates refuse a dialogue that stops after a system message.
     """
-    beginning = _rendered(rows[:count], render)
-    if beginning is not None and text.startswith(beginning):
-        return len(beginning)
-    found = None
-    if rows[count - 1]["role"] == "assistant":
+    found = _length_of_beginning(rows, count, text, render)
+    if found is None and rows[count - 1]["role"] == "assistant":
         found = _end_of_answer(rows, count - 1, text, render, special)
-    elif rows[count]["role"] == "assistant":
-        asked = _begin_of_content(rows, count - 1, text, render)
-        found = _begin_of_content(rows, count, text, render)
-        found = None if asked is None or found is None or asked > found else found
+    elif found is None and rows[count]["role"] == "assistant":
+        contents = _contents(rows, count, text, render)
+        found = None if contents is None else contents[1]
     if found is None:
-        raise DataError(
-            f"the chat template renders the first {count} of {len(rows)} messages differently when more follow, so "
-            "which tokens belong to which message is unknown; train on all messages, or use a template that only "
-            "appends or that marks answers with {% generation %}"
-        )
+        raise _unknown(rows, count)
     return found
+
+
+def _length_of_beginning(rows: Sequence[Row], count: int, text: str, render: Render) -> int | None:
+    """Where the first ``count`` messages end, if the template writes them as if there were no others."""
+    beginning = _rendered(rows[:count], render)
+    return len(beginning) if beginning is not None and text.startswith(beginning) else None
+
+
+def _contents(rows: Sequence[Row], index: int, text: str, render: Render) -> Span | None:
+    """Where the contents of a message and of the one before it begin, the earlier one first."""
+    before, content = (_begin_of_content(rows, i, text, render) for i in (index - 1, index))
+    return None if before is None or content is None or before > content else (before, content)
+
+
+def _unknown(rows: Sequence[Row], count: int) -> DataError:
+    return DataError(
+        f"the chat template renders the first {count} of {len(rows)} messages differently when more follow, so "
+        "which tokens belong to which message is unknown; train on all messages, or use a template that only "
+        "appends or that marks answers with {% generation %}"
+    )
 
 
 def _end_of_answer(rows: Sequence[Row], index: int, text: str, render: Render, special: Collection[str]) -> int | None:

@@ -47,20 +47,21 @@ def truncate(
 
 
 def truncate_dialogue(
-    tokens: list[int],
-    mask: list[bool],
-    max_seq_len: int | None,
-    truncation_type: str,
-    end: tuple[int | None, bool | None] = (None, None),
+    tokens: list[int], mask: list[bool], max_seq_len: int | None, truncation_type: str, eos_id: int | None = None
 ) -> tuple[list[int], list[bool]]:
-    """At most ``max_seq_len`` of the tokens and of their mask; ``end`` are the last of both where something is cut."""
+    """At most ``max_seq_len`` of the tokens and of their mask.
+
+    Args:
+        eos_id: ends what has lost its own end, in place of its last token. It is never trained on, for it would teach
+            the model to stop in the middle of a sentence.
+    """
     if max_seq_len is None or len(tokens) <= max_seq_len:
         return tokens, mask
-    eos_id, eos_mask = end
-    return (
-        truncate(tokens, max_seq_len, eos_id, truncation_type),
-        truncate(mask, max_seq_len, eos_mask, truncation_type),
-    )
+    tokens = truncate(tokens, max_seq_len, truncation_type=truncation_type)
+    mask = truncate(mask, max_seq_len, truncation_type=truncation_type)
+    if truncation_type == "right" and eos_id is not None and tokens and tokens[-1] != eos_id:
+        tokens[-1], mask[-1] = eos_id, True
+    return tokens, mask
 
 
 def check_truncation_type(truncation_type: str) -> None:
@@ -166,10 +167,6 @@ def tokenize_messages_no_special_tokens(
             ids.append(eos_id)
         tokens += ids
         mask += [message.masked] * len(ids)
-        if limit is not None and len(tokens) >= limit and truncation_type == "right":
+        if limit is not None and len(tokens) > limit and truncation_type == "right":
             break
-    if limit is not None and len(tokens) >= limit:
-        end = (eos_id, message.masked) if add_end_tokens and eos_id is not None else (None, None)
-        tokens = truncate(tokens, limit, end[0], truncation_type)
-        mask = truncate(mask, limit, end[1], truncation_type)
-    return tokens, mask
+    return truncate_dialogue(tokens, mask, limit, truncation_type, eos_id if add_end_tokens else None)
