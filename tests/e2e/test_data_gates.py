@@ -29,7 +29,7 @@ WITH_SYSTEM = [dialogue(i, "system", "user", "assistant") for i in range(ALL)]
 
 def chat(tiny, name: str, rows: list[dict]) -> dict[str, Any]:
     """A dataset of dialogues."""
-    path = tiny.root / f"{name}.jsonl"
+    path = tiny.root / f"gate_{name}.jsonl"  # others use the tiny run's own files
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     component = {"_component_": "torchtune.datasets.chat_dataset", "source": "json", "data_files": str(path)}
     return {**component, "conversation_column": "messages", "conversation_style": "openai"}
@@ -92,7 +92,7 @@ SAID = {
     "empty_answer": "{share} of 8 samples of dataset train an answer without text",
     "dropped_message": "8 of 8 samples of dataset have a message from 'system' that is not in what the model reads",
     "unknown_ids": "{share} of 8 samples of dataset hold ids that the model's embedding of 271 rows does not have",
-    "validation_overlap": "{share} of 8 samples of dataset_val stand in dataset too (the first: {root}/train.jsonl,",
+    "validation_overlap": "{share} of 8 samples of dataset_val stand in dataset too (the first: {root}/gate_train.jsonl,",
 }
 EXAMPLE = {
     "no_target": "unanswered.jsonl, line 1: ",
@@ -105,12 +105,8 @@ EXAMPLE = {
     "validation_overlap": "val.jsonl, line {val_line}: ",
 }
 STOPS = [name for name in FAULTS if name != "validation_overlap"]
-SOMETIMES = [
-    "no_target",
-    "cut_answer",
-    "empty_answer",
-    "validation_overlap",
-]  # what is not a fault of the tokenizer as a whole
+# What is not a fault of the tokenizer as a whole.
+SOMETIMES = ["no_target", "cut_answer", "empty_answer", "validation_overlap"]
 
 
 def run(tiny, out: str, fault: str, share: int, **keys: Any):
