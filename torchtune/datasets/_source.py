@@ -110,7 +110,10 @@ def _request(source: str, split: Any, kwargs: Mapping[str, Any]) -> "_Local | _F
     kind = source if source in _files.KINDS else None
     if kind is None and _is_place(source):
         if files is not None:
-            raise ConfigError(f"dataset.source is {source!r}, and data_files names other files; give one of the two")
+            raise ConfigError(
+                f"dataset.source is {source!r}, and data_files names other files; give one of the two (on the command "
+                "line ~dataset.data_files takes the other out)"
+            )
         kind, files = _kind_at(source), source
     if kind is not None and files is None and "data_dir" not in options:
         raise ConfigError(f"dataset.source is {source!r}, so dataset.data_files must name the file(s)")
