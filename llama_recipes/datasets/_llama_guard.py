@@ -4,10 +4,11 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
-from llama_recipes.datasets._prompted import Prompted, PromptedDataset, text_in
+from llama_recipes.datasets._prompted import Prompted, PromptedDataset
 from torchtune.datasets import PackedDataset, PackedStream
 from torchtune.datasets._arguments import LoadArguments
 from torchtune.datasets._packed_stream import pack_to_fit
+from torchtune.datasets._plain_text import text_in
 from torchtune.datasets._rows import Row
 from torchtune.errors import ConfigError, DataError
 

@@ -3,23 +3,20 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
-from torchtune.data._utils import truncate
 from torchtune.datasets._arguments import LoadArguments
 from torchtune.datasets._packed import PackedDataset
 from torchtune.datasets._packed_stream import PackedStream, pack_to_fit
-from torchtune.datasets._row_dataset import TokenRowDataset
+from torchtune.datasets._plain_text import PlainTextDataset, text_in
 from torchtune.datasets._rows import Row
-from torchtune.errors import DataError
 
 
-class TextCompletionDataset(TokenRowDataset):
-    """The texts of one column, tokenised when asked for; longer ones than ``tokenizer.max_seq_len`` are cut,
-    and so have no end token when the right side is cut away.
+class TextCompletionDataset(PlainTextDataset):
+    """The texts of one column, tokenised when asked for.
 
     Args:
         column: the one with the text
         add_eos: put the tokenizer's end token behind each text
-        max_seq_len: tokens; in place of the tokenizer's own
+        max_seq_len: tokens, in place of the tokenizer's own; longer texts are cut, see :class:`PlainTextDataset`
         source, filter_fn, load_dataset_kwargs: see :class:`~torchtune.datasets.SFTDataset`; ``source`` may be ``text``
             or a ``.txt`` file, each line of which is a row
 
@@ -38,34 +35,20 @@ class TextCompletionDataset(TokenRowDataset):
         max_seq_len: int | None = None,
         **load_dataset_kwargs: Unpack[LoadArguments],
     ) -> None:
-        self._tokenizer, self._column, self._add_eos = tokenizer, column, add_eos
-        self._limit = max_seq_len or tokenizer.max_seq_len
-        super().__init__(source, filter_fn, filter_kwargs, **load_dataset_kwargs)
+        self._column, self._add_eos = column, add_eos
+        limit = max_seq_len or tokenizer.max_seq_len
+        super().__init__(tokenizer, limit, source, filter_fn, filter_kwargs, **load_dataset_kwargs)
 
     def read(self, row: Row) -> str:
-        text = row[self._column]
-        if not isinstance(text, str):
-            raise DataError(f"{self._column!r} is {text!r}; expected a text")
-        return text
+        return text_in(row, self._column)
 
     def encode(self, content: str) -> dict[str, list[int]]:
         tokens = self._tokenizer.encode(content, add_bos=True, add_eos=self._add_eos)
-        # No end token takes the place of the last: to end in the middle of a text is not to be learnt.
-        tokens = truncate(tokens, self._limit, truncation_type=getattr(self._tokenizer, "truncation_type", "right"))
-        return {"tokens": tokens, "labels": tokens.copy()}
+        return self.sample(tokens, tokens)
 
     @property
     def column_map(self) -> Mapping[str, str]:
         return {"text": self._column}
-
-    @property
-    def cut_at(self) -> int | None:
-        return self._limit
-
-    def uncut(self) -> "TextCompletionDataset":
-        free = super().uncut()
-        free._limit = None
-        return free
 
 
 def text_completion_dataset(
