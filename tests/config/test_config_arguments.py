@@ -44,6 +44,7 @@ def faults(*words):
         (["dataset=text_completion", "dataset.max_seq_len=0"], "a whole number of at least 1 or null, found 0"),
         (["tokenizer.tokenizer_json_path=5"], "tokenizer.tokenizer_json_path must be text, found 5"),
         (["optimizer.lr=1e-3x"], "optimizer.lr must be a number, found '1e-3x'"),
+        (["optimizer.lr=high"], "optimizer.lr must be a number, found 'high'"),
         (["optimizer.betas=5"], "optimizer.betas must be a list, found 5"),
         (["optimizer.fused=perhaps"], "optimizer.fused must be True or False or null, found 'perhaps'"),
         (["model.num_layers=2.5"], "model.num_layers must be a whole number, found 2.5"),
@@ -88,6 +89,7 @@ def test_a_misspelt_argument_of_a_dataset_is_refused(words, message):
         ["dataset=cnn_dailymail_articles", "dataset.column=highlights"],
         ["dataset=slimorca", "dataset.masking_strategy=train_on_last"],
         ["dataset.filter_fn=null", "dataset.filter_kwargs={with_indices: True}", "tokenizer.max_seq_len=1"],
+        ["dataset.trust_remote_code=True", "dataset.packed=null", "dataset.streaming=null"],
         ["optimizer.lr=1e-4", "optimizer.lr=1", "optimizer.betas=[0.9, 0.95]", "optimizer.eps=1"],
     ],
 )
@@ -159,6 +161,9 @@ def open_(
     one: Thing | None, two: Any, three: unheard.Of, four: bool = "auto", five: int = 2.5, six: any = None,
     seven: Optional = None, eight: Literal | None = None, nine=3, ten: t.NoSuch[int] = 0, eleven: str = None,
 ): ...
+def loose(limit: Limit = 10, text: str = 0, off: bool = False, either: bool | str = False, number=-1): ...
+
+Limit = t.Union[int, str]
 """
 
 
@@ -199,6 +204,7 @@ def test_what_is_certainly_wrong(own, monkeypatch, name, wrong):
         ("open_", dict.fromkeys(("one", "two", "three", "four", "six", "seven", "eight"), "x")),
         ("open_", {"four": 1, "five": 1.5, "nine": 0.5, "ten": [], "eleven": None}),
         ("Kept", {"width": 1, "depth": None, "names": None, "flag": True}),
+        ("loose", {"limit": "all", "text": "5 or all", "off": None, "either": None, "number": "all"}),
         ("free", {"load_dataset_kwargs": 3, "tokenizer": 1}),
     ],
 )

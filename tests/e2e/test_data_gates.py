@@ -92,7 +92,7 @@ SAID = {
     "empty_answer": "{share} of 8 samples of dataset train an answer without text",
     "dropped_message": "8 of 8 samples of dataset have a message from 'system' that is not in what the model reads",
     "unknown_ids": "{share} of 8 samples of dataset hold ids that the model's embedding of 271 rows does not have",
-    "validation_overlap": "{share} of 8 samples of dataset_val stand in dataset too (the first: {root}/gate_train.jsonl,",
+    "validation_overlap": "{share} of 8 samples of dataset_val stand in dataset too (the first: {root}/gate_train",
 }
 EXAMPLE = {
     "no_target": "unanswered.jsonl, line 1: ",

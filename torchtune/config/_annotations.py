@@ -6,6 +6,7 @@ import collections.abc
 import inspect
 import os
 import pathlib
+import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
@@ -19,6 +20,7 @@ HANDED_ON = object()  # the default of an argument that a function takes only to
 _STANDARD = {m.__name__: vars(m) for m in (typing, collections.abc, pathlib, os)}
 _SCALARS = (bool, int, float, str, NoneType)
 _PLAIN = (*_SCALARS, list, dict)
+_LIKE_A_NUMBER = re.compile(r"\s*[+-]?\.?\d")
 # Numbers that mean the same wherever a component takes them, and their bounds.
 _BOUNDS = {"max_seq_len": AtLeast(1)}
 
@@ -122,11 +124,11 @@ def value_faults(signature: inspect.Signature, values: Mapping[str, Any], owner:
     faults = []
     for name, parameter in signature.parameters.items():
         value = values.get(name)
-        if name not in values or not _is_plain(value):
-            continue
+        if name not in values or not _is_plain(value) or (value is None and parameter.default is False):
+            continue  # whoever reads null where False is meant takes it for that
         kind = _kind_of(parameter)
-        if kind is None and isinstance(value, str) and _is_number(parameter.default):
-            kind = float  # such as 1e-3x
+        if kind is None and isinstance(value, str) and _wants_number(parameter, value):
+            kind = float
         message = None if kind is None else check_value(f"{owner}.{name}" if owner else name, value, kind)[1]
         faults += [(name, message)] if message else []
     return faults
@@ -138,8 +140,15 @@ def _is_plain(value: Any) -> bool:
     return type(value) in _PLAIN and not (isinstance(value, str) and "${" in value)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _wants_number(parameter: inspect.Parameter, text: str) -> bool:
+    """Whether a text stands where a number must be, as far as the default tells: another type is possible besides, such
+    as a tensor, or the text is a number gone wrong, such as 1e-3x.
+    """
+    default, annotation = parameter.default, parameter.annotation
+    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    if not isinstance(default, int | float) or isinstance(default, bool) or str in parts:
+        return False
+    return float in parts or int in parts or _LIKE_A_NUMBER.match(text) is not None
 
 
 def _kind_of(parameter: inspect.Parameter) -> Any | None:

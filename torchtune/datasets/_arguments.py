@@ -35,6 +35,7 @@ class LoadArguments(TypedDict, total=False):
     keep_in_memory: bool | None
     num_proc: int | None
     save_infos: bool | None
+    trust_remote_code: bool | None  # old configs have it; no code of a dataset is run
 
     # Readers of more than one kind of file
     encoding: str | None

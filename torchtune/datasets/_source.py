@@ -106,6 +106,8 @@ def _request(source: str, split: Any, kwargs: Mapping[str, Any]) -> "_Local | _F
         raise ConfigError(f"dataset.source must be a name or a path, found {source!r}")
     source = os.path.expanduser(source)
     options = {key: value for key, value in kwargs.items() if value is not None}
+    if options.pop("trust_remote_code", False):
+        log_rank_zero(_log, "dataset.trust_remote_code has no effect: no code that comes with a dataset is run")
     files = options.pop("data_files", None)
     kind = source if source in _files.KINDS else None
     if kind is None and _is_place(source):

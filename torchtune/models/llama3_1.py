@@ -40,7 +40,7 @@ def llama3_1(
     rope_base: float = 500_000,
     intermediate_dim: int | None = None,
     norm_eps: float = 1e-5,
-    scale_factor: int = 8,
+    scale_factor: float = 8,
 ) -> TransformerDecoder:
     """A Llama 3.1 decoder of any size.
 

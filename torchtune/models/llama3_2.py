@@ -36,7 +36,7 @@ def llama3_2(
     rope_base: float = 500_000,
     intermediate_dim: int | None = None,
     norm_eps: float = 1e-5,
-    scale_factor: int = 32,
+    scale_factor: float = 32,
     tie_word_embeddings: bool = True,
 ) -> TransformerDecoder:
     """A Llama 3.2 decoder of any size.

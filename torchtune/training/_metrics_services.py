@@ -36,7 +36,7 @@ class WandBLogger(MetricLoggerInterface):
 
     def __init__(
         self,
-        project: str = "torchtune",
+        project: str | None = "torchtune",
         entity: str | None = None,
         group: str | None = None,
         log_dir: str | None = None,

@@ -65,6 +65,7 @@ ENDLESS = {
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_a_rendering_has_a_number_of_steps(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(_sandbox, "MAX_STEPS", 10_000)
+    monkeypatch.setattr(_sandbox, "STEPS_OF_A_PAIR", 0)
     tokenizer = model(tmp_path, ENDLESS[kind])
     with pytest.raises(DataError, match=r"fails in line 1, .*: it takes more than 10,000 steps \(turns of loops\)"):
         tokenizer.tokenize_messages(DIALOGUE)
@@ -72,12 +73,18 @@ def test_a_rendering_has_a_number_of_steps(kind, tmp_path, monkeypatch):
 
 def test_each_rendering_has_its_own_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(_sandbox, "MAX_STEPS", 10)
+    monkeypatch.setattr(_sandbox, "STEPS_OF_A_PAIR", 0)
     tokenizer = model(tmp_path, CHATML)
     rows = [{"role": "user", "content": "U"}]
     for _ in range(3):
         assert tokenizer.render_template(rows * 10).count("U") == 10
     with pytest.raises(DataError, match="more than 10 steps"):
         tokenizer.render_template(rows * 11)
+
+
+def test_a_template_may_look_at_all_messages_for_each(tmp_path):
+    tokenizer = model(tmp_path, "{% for m in messages %}{% for other in messages %}{% endfor %}U{% endfor %}")
+    assert len(tokenizer.render_template([{"role": "user", "content": ""}] * 1_100)) == 1_100
 
 
 def test_steps_are_enough_for_any_dialogue_and_change_nothing(tmp_path):

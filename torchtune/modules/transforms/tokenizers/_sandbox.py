@@ -12,7 +12,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 
 from torchtune.modules.transforms.tokenizers._chat_template import Span
 
-MAX_STEPS = 1_000_000  # a dialogue of a thousand messages takes some thousand
+MAX_STEPS = 1_000_000
+STEPS_OF_A_PAIR = 10  # of messages, in addition; Gemma 4's and gpt-oss's templates take one or two of them
 MAX_CHARS = 100_000_000
 _MAX_BITS = 10_000  # of a product or a power
 _STEP = "a step"  # a filter's name that no template can write
@@ -73,7 +74,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def rendered(self, template: Template, variables: Mapping[str, Any]) -> tuple[str, list[Span]]:
         """What the template writes, and where in it that is what it marks."""
-        self.steps_left = MAX_STEPS
+        self.steps_left = MAX_STEPS + STEPS_OF_A_PAIR * len(variables.get("messages", ())) ** 2
         written = template.render(**variables)
         if len(written) > MAX_CHARS:
             raise SecurityError(f"it writes {len(written):,} characters")
@@ -110,7 +111,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def _spend(self, steps: int) -> bool:
         self.steps_left -= steps
         if self.steps_left < 0:
-            raise SecurityError(f"it takes more than {MAX_STEPS:,} steps (turns of loops)")
+            raise SecurityError(f"it takes more than {MAX_STEPS:,} steps (turns of loops) for so short a dialogue")
         return True
 
 
