@@ -89,7 +89,7 @@ def test_a_misspelt_argument_of_a_dataset_is_refused(words, message):
         ["dataset=cnn_dailymail_articles", "dataset.column=highlights"],
         ["dataset=slimorca", "dataset.masking_strategy=train_on_last"],
         ["dataset.filter_fn=null", "dataset.filter_kwargs={with_indices: True}", "tokenizer.max_seq_len=1"],
-        ["dataset.trust_remote_code=True", "dataset.packed=null", "dataset.streaming=null"],
+        ["dataset.trust_remote_code=True", "dataset.packed=null"],
         ["optimizer.lr=1e-4", "optimizer.lr=1", "optimizer.betas=[0.9, 0.95]", "optimizer.eps=1"],
     ],
 )
