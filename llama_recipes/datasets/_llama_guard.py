@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
+from llama_recipes.configs import datasets as settings
 from llama_recipes.datasets._prompted import Prompted, PromptedDataset
 from torchtune.datasets import PackedDataset, PackedStream
 from torchtune.datasets._arguments import LoadArguments
@@ -32,7 +33,7 @@ _QUESTION = (
 _CODES = {
     "sexual": "S12", "sexual/minors": "S4", "violence": "S1", "self-harm": "S11", "hate": "S10", "harassment": "S10",
 }  # fmt: skip
-_SOURCE, _EDITION = "lmsys/toxic-chat", "toxicchat0124"
+_SOURCE, _EDITION = settings.llamaguard_toxicchat_dataset.source, "toxicchat0124"
 _SPECIAL = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 
 

@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from llama_recipes.configs import datasets as settings
 from llama_recipes.datasets._prompted import Prompted, PromptedDataset
 from torchtune.datasets import PackedDataset, PackedStream
 from torchtune.datasets._arguments import LoadArguments
@@ -17,7 +18,6 @@ from torchtune.datasets._plain_text import text_in
 from torchtune.datasets._rows import Row
 from torchtune.errors import ConfigError, DataError
 
-_FOLDER = "src/llama_recipes/datasets"
 _SPLITS = ("train", "val")
 _HELD_OUT = 20  # one row in so many, from the first on, is for validation
 
@@ -70,7 +70,7 @@ class _Alpaca(PromptedDataset):
 def samsum_dataset(
     tokenizer: Any,
     *,
-    source: str = "Samsung/samsum",
+    source: str = settings.samsum_dataset.source,
     split: str = "train",
     train_on_input: bool = False,
     packed: bool | str = False,
@@ -97,7 +97,7 @@ def samsum_dataset(
 def grammar_dataset(
     tokenizer: Any,
     *,
-    source: str = f"{_FOLDER}/grammar_dataset/gtrain_10k.csv",
+    source: str = settings.grammar_dataset.train_split,
     train_on_input: bool = False,
     packed: bool | str = False,
     split_across_pack: bool = False,
@@ -117,7 +117,7 @@ def grammar_dataset(
 def alpaca_dataset(
     tokenizer: Any,
     *,
-    source: str = f"{_FOLDER}/alpaca_data.json",
+    source: str = settings.alpaca_dataset.data_path,
     split: str = "train",
     train_on_input: bool = False,
     packed: bool | str = False,

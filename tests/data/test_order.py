@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -62,7 +63,6 @@ def test_stored_order_is_evenly_mixed():
 
 @pytest.mark.parametrize("rule", ["first_exhausted", "all_exhausted"])
 def test_an_epoch_is_as_long_as_interleaved_datasets_are(rule):
-    datasets = pytest.importorskip("datasets")
     lengths, weights = (4000, 500, 2500), [0.5, 0.2, 0.3]
     parts = [datasets.Dataset.from_dict({"x": list(range(length))}) for length in lengths]
     theirs = datasets.interleave_datasets(parts, probabilities=weights, seed=0, stopping_strategy=rule)

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 
+import datasets as hub
 import pytest
 from letters import Letters
 
@@ -245,7 +246,6 @@ def test_a_file_that_cannot_be_used_is_named_with_the_line(name, raw, message, s
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["", "streaming"])
 def test_rows_of_mixed_types_in_parquet_are_told_apart(write, streaming, tmp_path):
-    hub = pytest.importorskip("datasets")
     hub.Dataset.from_list([GOOD, {"input": "Hi", "output": None}]).to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(DataError, match=r"rows.parquet, row 2: .*'output' is empty"):
         instruct("rows.parquet", streaming=streaming)

@@ -6,13 +6,13 @@ import json
 import lzma
 import pickle
 
+import datasets as hub
 import fsspec
 import pytest
 
 from torchtune.datasets._source import load_rows, open_units
 from torchtune.errors import ConfigError, DataError, MissingDependency
 
-hub = pytest.importorskip("datasets")
 ROWS = [{"instruction": f"say {i}", "output": "ä\u2028" * i} for i in range(5)]
 
 

@@ -3,12 +3,12 @@
 import json
 import logging
 
+import datasets
 import pytest
 
 from torchtune.datasets._source import load_rows
 from torchtune.errors import ConfigError, DataError
 
-datasets = pytest.importorskip("datasets")
 ROWS = [{"a": i, "b": str(i)} for i in range(10)]
 
 

@@ -5,6 +5,7 @@ import json
 import logging
 import tracemalloc
 
+import datasets as hub
 import pytest
 import torch
 from letters import Letters
@@ -18,7 +19,6 @@ from torchtune.datasets._mixture import MixtureStream
 from torchtune.datasets._packed_stream import PackedStream
 from torchtune.errors import ConfigError, DataError
 
-hub = pytest.importorskip("datasets")
 ROWS = [{"input": f"{i}?", "output": "x" * (i % 7 + 1)} for i in range(120)]
 STORED, SHUFFLED = Order((), shuffle=False), Order((5, 0), shuffle=True)
 

@@ -92,7 +92,8 @@ def test_every_answer_is_json_in_capitals():
 
 
 def test_logits_equal_transformers(model):
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     theirs = transformers.LlamaForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
     tokens = torch.randint(0, 266, (2, 60), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -101,7 +102,8 @@ def test_logits_equal_transformers(model):
 
 @pytest.mark.parametrize("text", ["stone", "Crème brûlée 🍮\n\t", "<|end|>", "a\n\n### Response:\nb", ""])
 def test_token_ids_equal_transformers(tokenizer, text):
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     theirs = transformers.AutoTokenizer.from_pretrained(MODEL)
     assert tokenizer.encode(text, add_eos=False) == theirs(text)["input_ids"]
     assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=False) == f"<|begin|>{text}<|end|>"

@@ -5,7 +5,7 @@ from typing import Any
 
 from torchtune.config import _names
 from torchtune.config._keys import component_keys
-from torchtune.config._problem import Place, Problem, problem
+from torchtune.config._problem import COMMAND_LINE, Place, Problem, problem
 from torchtune.config.schema import FinetuneConfig
 from torchtune.errors import ConfigError
 
@@ -60,7 +60,7 @@ class Normaliser:
         if "_component_" not in self.data:
             return
         value = self.data.pop("_component_")
-        place = self.positions.pop("_component_", Place("command line"))
+        place = self.positions.pop("_component_", Place(COMMAND_LINE))
         owner = self._empty_key_above(place)
         if owner is None:
             message = "_component_ stands at the left margin, under no key; indent it below the key it belongs to"

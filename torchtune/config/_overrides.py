@@ -6,14 +6,14 @@ from typing import Any
 
 from torchtune.config import _names, _static
 from torchtune.config._keys import optional_keys
-from torchtune.config._problem import Place, near
+from torchtune.config._problem import COMMAND_LINE, Place, near
 from torchtune.config._redact import HIDDEN, is_secret_key, redact_text
-from torchtune.config._yaml import COMMAND_TEXT, parse_value
+from torchtune.config._yaml import parse_value
 from torchtune.config.schema import FinetuneConfig
 from torchtune.errors import ConfigError
 
 Path = tuple[str, ...]
-_HERE = Place(COMMAND_TEXT)
+_HERE = Place(COMMAND_LINE)
 
 
 @dataclass

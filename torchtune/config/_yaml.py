@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from torchtune.config._problem import Place, near, shown
+from torchtune.config._problem import COMMAND_LINE, Place, near, shown
 from torchtune.errors import ConfigError
 
 _Base: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -79,21 +79,18 @@ def parse_value(text: str) -> Any:
     if text in ("None", ""):
         return None if text else ""
     try:
-        root = _compose(text, COMMAND_TEXT)
+        root = _compose(text, COMMAND_LINE)
         if root is None:
             return text  # only a comment sign or a document mark: the user meant the characters
         if isinstance(root, yaml.MappingNode | yaml.SequenceNode):
             if root.flow_style is not True:  # `a: b` and `- a` typed as a value are plain text in a shell
                 return text
-            _Walk(COMMAND_TEXT, {}).visit(root, "")
+            _Walk(COMMAND_LINE, {}).visit(root, "")
         return _construct(root)
     except yaml.YAMLError as e:
         if text[0] in "[{\"'":
             raise ConfigError(f"the value opens {text[0]} and {getattr(e, 'problem', e)}") from None
         return text
-
-
-COMMAND_TEXT = "command line"
 
 
 def _compose(text: str, file: str) -> yaml.Node | None:
