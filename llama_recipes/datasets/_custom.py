@@ -90,7 +90,7 @@ def custom_dataset(
         settings: attributes of what the function gets first, beside ``file``, ``train_split`` and ``test_split``
 
     Raises:
-        ConfigError: there is no such file or function, or it is outside the current folder
+        ConfigError: there is no such file, function or tokenizer, or the file is outside the current folder
         MissingDependency: ``tokenizer_name`` is given and `transformers` is not installed
     """
     path, _ = split_name(file)
@@ -152,4 +152,8 @@ def _from_transformers(name: str) -> Any:
             "dataset.tokenizer_name: the function gets a tokenizer of transformers, which is not installed: "
             "pip install transformers"
         ) from error
-    return AutoTokenizer.from_pretrained(name)
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        why = str(error).partition("\n")[0]
+        raise ConfigError(f"dataset.tokenizer_name: transformers reads no tokenizer from {name}: {why}") from error

@@ -59,6 +59,10 @@ def test_a_tokenizer_of_transformers(here, monkeypatch):
     (here / "model" / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     dataset = custom_dataset(Letters(), file="mine.py:get_foo", tokenizer_name="model")
     assert len(dataset[0]["tokens"]) == len("train")  # bytes, and no marks
+    (here / "empty").mkdir()
+    for name in ("empty", "/nowhere"):
+        with pytest.raises(ConfigError, match=f"dataset.tokenizer_name: transformers reads no tokenizer from {name}"):
+            custom_dataset(Letters(), file="mine.py:get_foo", tokenizer_name=name)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingDependency, match="pip install transformers"):
         custom_dataset(Letters(), file="mine.py:get_foo", tokenizer_name="model")
