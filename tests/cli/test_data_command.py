@@ -408,6 +408,7 @@ def test_rows_that_the_tokenizer_refuses_are_counted(config, tmp_path, capsys):
         (["config.yaml", "--rows", "0"], "rows are counted from 1"),
         (["config.yaml", "--rows", "10"], "there is no row 10 to show; there are 9"),
         (["config.yaml", "--samples", "few"], "'few' is not a whole number"),
+        (["config.yaml", "--most", "0"], "at least 1 row is looked at"),
         (["config.yaml", "~dataset"], "dataset"),
         (["config.yaml", "--html", "nowhere/page.html"], "--html nowhere/page.html: there is no folder nowhere"),
         (["config.yaml", "--html", "."], "--html . is a folder; name a file, such as data.html"),

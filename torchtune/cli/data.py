@@ -41,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=_count, default=0, metavar="N", help="draws other samples; default: %(default)s")
     parser.add_argument("--rows", type=_rows, default=(), metavar="N,N", help="show these rows, the first is 1")
     parser.add_argument(
-        "--most", type=_count, default=10_000, metavar="N", help="rows of each dataset to look at; default: %(default)s"
+        "--most", type=_positive, default=10_000, metavar="N", help="rows of each dataset to look at; default: %(default)s"
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page for the browser")
     parser.add_argument("--json", action="store_true", help="print all of it as JSON")
@@ -62,7 +62,7 @@ def data(args: argparse.Namespace) -> None:
     from torchtune.config import schema
     from torchtune.data_report import Options, as_page, as_text, report_on
 
-    options = Options(max(args.most, 1), args.samples, args.seed, args.rows, whole=args.json)
+    options = Options(args.most, args.samples, args.seed, args.rows, whole=args.json)
     keys = getattr(schema, recipe.schema) if recipe else None
     report = report_on(found.path, args.overrides, keys, args.allow_component, options)
     if args.json:
@@ -89,6 +89,12 @@ def _check_page(path: Path | None) -> None:
         raise ConfigError(f"--html {path}: there is no folder {path.parent}; make it first")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigError(f"--html {path} cannot be written: no permission")
+
+
+def _positive(text: str) -> int:
+    if (number := _count(text)) < 1:
+        raise argparse.ArgumentTypeError("at least 1 row is looked at")
+    return number
 
 
 def _count(text: str) -> int:
