@@ -41,7 +41,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=_count, default=0, metavar="N", help="draws other samples; default: %(default)s")
     parser.add_argument("--rows", type=_rows, default=(), metavar="N,N", help="show these rows, the first is 1")
     parser.add_argument(
-        "--most", type=_positive, default=10_000, metavar="N", help="rows of each dataset to look at; default: %(default)s"
+        "--most",
+        type=_positive,
+        default=10_000,
+        metavar="N",
+        help="rows of each dataset to look at; default: %(default)s",
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page for the browser")
     parser.add_argument("--json", action="store_true", help="print all of it as JSON")
