@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from light import COMMAND, check_light
 
 from torchtune import __version__
 from torchtune.cli import main
@@ -23,24 +24,6 @@ LIGHT = {
     "data": ["--help"],
     "chat": ["--help"],
 }
-MEASURE = """
-import resource, sys
-from torchtune.cli import main
-try:
-    main(sys.argv[1:])
-except SystemExit as stop:
-    assert not stop.code, stop.code
-used = resource.getrusage(resource.RUSAGE_SELF)
-heavy = sorted({name.split(".")[0] for name in sys.modules} & {"torch", "numpy", "transformers", "huggingface_hub"})
-print(used.ru_utime + used.ru_stime, heavy, file=sys.stderr)
-"""
-
-
-YARDSTICK = """
-import omegaconf, resource
-used = resource.getrusage(resource.RUSAGE_SELF)
-print(used.ru_utime + used.ru_stime)
-"""
 
 
 @pytest.fixture
@@ -60,20 +43,7 @@ def tune(*arguments: str) -> int:
 
 @pytest.mark.parametrize("command", LIGHT)
 def test_light_commands_load_no_torch_and_take_a_fifth_of_a_second(folder, command):
-    env = {**os.environ, "PYTHONPATH": str(REPO)}
-    seconds = yardstick = 1.0
-    for _ in range(10):  # the first one may have to compile
-        args = [sys.executable, "-c", MEASURE, command, *LIGHT[command]]
-        done = subprocess.run(args, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        used, heavy = done.stderr.splitlines()[-1].split(" ", 1)
-        assert heavy == "[]"
-        seconds = min(seconds, float(used))
-        if seconds < 0.2:
-            return
-        done = subprocess.run([sys.executable, "-c", YARDSTICK], capture_output=True, text=True, check=True)
-        yardstick = min(yardstick, float(done.stdout))
-    assert seconds < 2 * yardstick  # a machine that is slow now: on a quick one the yardstick takes a tenth of a second
+    check_light(COMMAND, [command, *LIGHT[command]])
 
 
 def test_help(capsys):

@@ -1,28 +1,13 @@
 """`tune export` from the command line: what it prints, where it writes, and how it ends."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from light import COMMAND, check_light
 from tiny_run import make_model
 
 from torchtune.cli import main
 from torchtune.export import TARGETS
-
-REPO = Path(__file__).parents[2]
-MEASURE = """
-import resource, sys
-from torchtune.cli import main
-try:
-    main(sys.argv[1:])
-except SystemExit as stop:
-    assert not stop.code, stop.code
-used = resource.getrusage(resource.RUSAGE_SELF)
-print(used.ru_utime + used.ru_stime, "torch" in sys.modules, "numpy" in sys.modules, file=sys.stderr)
-"""
 
 
 def tune(*words: object) -> int:
@@ -40,16 +25,8 @@ def model(tmp_path_factory):
 
 
 def test_help_comes_at_once():
-    environment, seconds = {**os.environ, "PYTHONPATH": str(REPO)}, []
-    for _ in range(3):  # the first one may have to compile
-        command = [sys.executable, "-c", MEASURE, "export", "--help"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        used, *heavy = done.stderr.splitlines()[-1].split()
-        assert heavy == ["False", "False"]
-        seconds.append(float(used))
-    assert min(seconds) < 0.2
-    assert all(f"  {name} " in done.stdout and row.text in done.stdout for name, row in TARGETS.items())
+    printed = check_light(COMMAND, ["export", "--help"])
+    assert all(f"  {name} " in printed and row.text in printed for name, row in TARGETS.items())
 
 
 def test_it_says_what_it_wrote_and_measured(model, capsys):

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torchtune import config
 from torchtune.cli import catalog
 from torchtune.cli._config_names import CONFIGS_BY_RECIPE
-from torchtune.cli._configs import problems
+from torchtune.cli._configs import examine
 from torchtune.config import schema
 from torchtune.models import family_for_model_type
 from torchtune.modules.peft import adapter_spec
@@ -46,9 +46,9 @@ def test_the_file_is_what_the_template_gives(row):
 @pytest.mark.parametrize("name", NAMES)
 def test_well_formed_and_so_is_what_a_run_saves_of_it(name, tmp_path):
     path, recipe = catalog.find_config(name).path, catalog.recipe_row(catalog.find_config(name).row.recipe)
-    assert problems(path, [], recipe.schema) == []
+    assert examine(path, [], recipe.schema)[0] == []
     cfg = config.read_config(config.load(path), getattr(schema, recipe.schema))
-    assert problems(config.save(cfg, tmp_path / "saved.yaml"), [], recipe.schema) == []
+    assert examine(config.save(cfg, tmp_path / "saved.yaml"), [], recipe.schema)[0] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

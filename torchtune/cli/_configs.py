@@ -11,18 +11,18 @@ from torchtune.errors import ConfigError
 _SHOWN = 10
 
 
-def problems(path: Path, words: Sequence[str], schema: str | None, allowed: Sequence[str] = ()) -> list[Problem]:
-    """Every fault of a config with `key=value` words applied, in the order of the file.
+def examine(
+    path: Path, words: Sequence[str], schema: str | None, allowed: Sequence[str] = ()
+) -> tuple[list[Problem], list[str]]:
+    """Every fault of a config with `key=value` words applied, in the order of the file; and, where there is none, what
+    is worth knowing of it.
 
     Args:
         schema: name of the class that types the recipe's keys; None checks the components only.
     """
-    return config.check(config.load(path, words), _schema(schema), allowed)
-
-
-def notes(path: Path, words: Sequence[str], schema: str | None) -> list[str]:
-    """What is worth knowing of a config without faults."""
-    return config.notes(config.load(path, words), _schema(schema)) if schema else []
+    loaded = config.load(path, words)
+    found = config.check(loaded, _schema(schema), allowed)
+    return found, config.notes(loaded, _schema(schema)) if schema and not found else []
 
 
 def check_for_run(path: Path, words: Sequence[str], schema: str | None, allowed: Sequence[str]) -> str | None:
@@ -39,7 +39,8 @@ def check_for_run(path: Path, words: Sequence[str], schema: str | None, allowed:
 
 def refuse_unsafe(path: Path, allowed: Sequence[str]) -> None:
     """Refuses a config whose components are not trusted; other faults may be there while somebody writes it."""
-    found = [problem for problem in problems(path, [], None, allowed) if "--allow-component" in problem.message]
+    found = config.check(config.load(path), None, allowed)
+    found = [problem for problem in found if "--allow-component" in problem.message]
     if found:
         raise ConfigError("\n".join(map(str, found)))
 

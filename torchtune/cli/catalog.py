@@ -206,14 +206,13 @@ def _recipe_key(path: Path) -> str | None:
 
 
 def _content(path: Path) -> dict:
-    """A file's top-level keys and values; none when it is no YAML, which is left for the config reader to refuse."""
-    import yaml
+    """A file's top-level keys and values; none when it is no config, which is left for the config reader to refuse."""
+    from torchtune.config import read_file
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        return read_file(path)
+    except ConfigError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _local_file(name: str, suffixes: tuple[str, ...]) -> Path | None:

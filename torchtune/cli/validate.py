@@ -24,14 +24,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def validate(args: argparse.Namespace) -> None:
     """Prints the faults, or that there are none."""
-    from torchtune.cli._configs import notes, problems
+    from torchtune.cli._configs import examine
 
     config = catalog.find_config(args.config)
     named = _recipe(args.recipe, config)
     recipe = named or catalog.guess_recipe(config)
     words = [*args.overrides, *catalog.naming(named, config)]
     schema = recipe.schema if recipe else None
-    found = problems(config.path, words, schema, args.allow_component)
+    found, notes = examine(config.path, words, schema, args.allow_component)
     if named is None:
         checked = f"checked as one for {recipe.name}" if recipe else "so only components are checked"
         print(f"Note: no recipe is named (--recipe, or a key `recipe`), {checked}.", file=sys.stderr)
@@ -39,7 +39,7 @@ def validate(args: argparse.Namespace) -> None:
         print(*found, sep="\n", file=sys.stderr)
         print(f"{len(found)} fault{'s' if len(found) > 1 else ''} found.", file=sys.stderr)
         sys.exit(ConfigError.exit_code)
-    for note in notes(config.path, words, schema):
+    for note in notes:
         print(f"Note: {note}.", file=sys.stderr)
     print("Config is well-formed!")
 

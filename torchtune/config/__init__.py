@@ -2,7 +2,7 @@
 
 from torchtune.config._check import check, notes
 from torchtune.config._keys import Component
-from torchtune.config._load import LoadedConfig, load, load_text
+from torchtune.config._load import LoadedConfig, load, load_text, read_file
 from torchtune.config._parse import log_config, parse, read_config, save, split_arguments, validate
 from torchtune.config._problem import Place, Problem
 from torchtune.config._redact import redact, redact_text, to_yaml
@@ -23,6 +23,7 @@ __all__ = [
     "notes",
     "parse",
     "read_config",
+    "read_file",
     "redact",
     "redact_text",
     "save",

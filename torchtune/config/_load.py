@@ -45,6 +45,15 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> LoadedC
     return _merge(data, positions, shown(path), overrides)
 
 
+def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The keys of a YAML file as they are written: nothing is renamed, put in or resolved.
+
+    Raises:
+        ConfigError: there is no such file, or its text is not one mapping of plain values.
+    """
+    return _yaml.read(Path(path))[0]
+
+
 def load_text(text: str, file: str = "config", overrides: Sequence[str] = ()) -> LoadedConfig:
     """As ``load``, from text; ``file`` stands in messages."""
     data, positions = _yaml.parse_text(text, file)
