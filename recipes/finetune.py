@@ -96,16 +96,22 @@ class FinetuneRecipe:
 
     def _is_finished(self, point: ResumePoint) -> bool:
         facts = point.facts
-        if not self._is_over(facts["epoch"], facts["step"]):
+        if not self._is_over(facts["epoch"], facts["step"], facts["step_in_epoch"] == facts["steps_per_epoch"]):
             return False
         if self.folder.status().get("status") != "completed":  # killed after its last save
             self.folder.note("completed")
         logger.info("Already complete: %s has %d epoch(s), %d steps.", point.path, facts["epoch"], facts["step"])
         return True
 
-    def _is_over(self, epochs: int, steps: int) -> bool:
-        """Whether a run that has done so many epochs and steps is at its end."""
-        return steps >= self.cfg.max_steps if self.cfg.max_steps else epochs >= self.cfg.epochs
+    def _is_over(self, epochs: int, steps: int, epoch_unsaved: bool) -> bool:
+        """Whether a run that has done so many epochs and steps is at its end.
+
+        Args:
+            epoch_unsaved: all steps of an epoch are done, and it was not saved as one: the run was interrupted there.
+        """
+        if self.cfg.max_steps is None:
+            return epochs >= self.cfg.epochs
+        return steps > self.cfg.max_steps or (steps == self.cfg.max_steps and not epoch_unsaved)
 
     def _setup_logging(self) -> None:
         cfg = self.cfg
@@ -259,7 +265,7 @@ class FinetuneRecipe:
         self.model.train()
         first = self.global_step + 1  # it alone waits for compilation and the like
         with StopSignal() as stop, self.profiler as profiler:
-            while not self._is_over(self.epoch, self.global_step):
+            while not self._is_over(self.epoch, self.global_step, self.step_in_epoch == self.steps_per_epoch):
                 left = self.steps_left()
                 display = ProgressDisplay(self.step_in_epoch + left, self.step_in_epoch, visible=world.is_main)
                 steps = self.loader.epoch(self.epoch, self.step_in_epoch)

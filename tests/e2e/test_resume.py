@@ -68,6 +68,20 @@ def test_stopped_at_the_end_of_an_epoch_of_the_run_and_at_a_save(tiny):
         assert tiny.sha("ends", folder) == tiny.sha("straight-ends", folder)
 
 
+def test_stopped_at_the_last_step_where_that_ends_an_epoch_too(tiny):
+    (tiny.root / "stopper.py").write_text(STOPPER)
+    words = ["max_steps=4", "max_steps_per_epoch=2", "metric_logger._component_=stopper.StopAt"]
+    assert tiny.run("straight-last", *words, "metric_logger.at=99").code == 0
+    words.append("resume_from_checkpoint=True")
+    assert tiny.run("last", *words, "metric_logger.at=4").code == 130
+    assert tiny.run("last", *words, "metric_logger.at=99").code == 0
+    assert tiny.state("last")["status"] == "completed"
+    assert tiny.state("last")["last_checkpoint"] == tiny.state("straight-last")["last_checkpoint"] == "epoch_1"
+    assert tiny.sha("last", "epoch_1") == tiny.sha("straight-last", "epoch_1")
+    again = tiny.run("last", *words, "metric_logger.at=99")
+    assert again.code == 0 and "Already complete" in again.err
+
+
 def test_going_on_with_another_number_of_processes(tiny):
     words = ["epochs=2", COSINE, "lr_scheduler.num_warmup_steps=3"]
     assert tiny.run("straight-n", *words).code == 0
