@@ -84,17 +84,31 @@ def test_the_exit_code_is_that_of_the_process_that_failed(folder, mode, code, sa
     assert len(err.splitlines()) <= 15
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_the_processes_save(folder, number):
+def start_to_save(folder) -> subprocess.Popen:
+    """Processes that save when they are told to stop, all of them ready to be told."""
     run = start("recipe.py", "save")
     limit = time.monotonic() + 60
     while not all((folder / f"ready{rank}").exists() for rank in (0, 1)):
         assert run.poll() is None and time.monotonic() < limit
         time.sleep(0.1)
+    return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_processes_save(folder, number):
+    run = start_to_save(folder)
     run.send_signal(number)
     out, err = run.communicate(timeout=60)
     assert run.returncode == 128 + number, err
     assert sorted(out.splitlines()) == [f"saved {rank} {number.value}" for rank in (0, 1)]
+    assert "Traceback" not in err
+
+
+def test_processes_whose_launcher_is_killed_save_and_end(folder):
+    run = start_to_save(folder)
+    run.kill()
+    out, err = run.communicate(timeout=30)  # ends when they have, which hold its pipes
+    assert sorted(out.splitlines()) == [f"saved {rank} {signal.SIGTERM.value}" for rank in (0, 1)], err
     assert "Traceback" not in err
 
 

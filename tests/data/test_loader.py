@@ -1,5 +1,7 @@
 """Which samples a step sees: independent of processes, resumable, without touching the global random state."""
 
+import multiprocessing
+import subprocess
 from collections import Counter
 
 import pytest
@@ -106,6 +108,29 @@ def test_a_bad_row_is_reported_in_its_own_words(num_workers):
     with pytest.raises(DataError) as error:
         list(source.epoch(0))
     assert str(error.value) == "data.jsonl, line 6: broken"
+
+
+def test_a_signal_to_all_processes_ends_none_that_prepares_batches():
+    """The training process saves first, and may want batches until then."""
+    before = multiprocessing.active_children()
+    source = loader(num_workers=1)
+    given = source.epoch(0)
+    first = next(given)
+    (child,) = set(multiprocessing.active_children()) - set(before)
+    for name in ("TERM", "INT"):
+        subprocess.run(["kill", f"-{name}", str(child.pid)], check=True)
+    assert [[samples(batch) for batch in step] for step in (first, *given)] == steps(loader())
+
+
+def test_a_process_that_prepares_batches_ends_some_time_after_it_was_told(monkeypatch):
+    monkeypatch.setattr("torchtune.data._loader._SECONDS_FOR_A_STEP", 0.1)
+    before = multiprocessing.active_children()
+    source = loader(num_workers=1)
+    next(source.epoch(0))
+    (child,) = set(multiprocessing.active_children()) - set(before)
+    child.terminate()
+    child.join(10)
+    assert child.exitcode == 0  # else torch would raise an error in the training process
 
 
 def test_too_small_a_dataset_says_the_numbers():

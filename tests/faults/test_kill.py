@@ -107,3 +107,18 @@ def test_a_signal_saves_and_ends(tiny, number, code, processes):
     assert tiny.metrics(out) == tiny.metrics(straight)
     assert tiny.sha(out, "epoch_1") == tiny.sha(straight, "epoch_1")
     assert json.loads((tiny.root / out / "run_state.json").read_text())["status"] == "completed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_to_every_process_saves_and_ends(tiny, processes):
+    """As a scheduler sends it: to the launcher, to what it started, and to those that prepare batches."""
+    words, out = ["epochs=2", "num_workers=1", f"batch_size={2 // processes}"], f"signal-all-{processes}"
+    process = tiny.popen(out, *words, processes=processes)
+    tiny.wait_for_step(out, 3)
+    everyone = [process.pid, *tiny.descendants(process.pid)]
+    assert len(everyone) == {1: 2, 2: 5}[processes]
+    for pid in everyone:
+        os.kill(pid, signal.SIGTERM)
+    assert process.wait(60) == 143, (tiny.root / f"{out}.err").read_text()
+    assert tiny.state(out)["status"] == "interrupted"

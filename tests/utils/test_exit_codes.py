@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -33,6 +35,24 @@ from torchtune.utils.exit_codes import ending, exit_code_of, exits_cleanly, read
 )
 def test_code(error, code):
     assert exit_code_of(error) == code
+
+
+class Killed(torch.utils.data.Dataset):
+    """Ends the process that reads it."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_that_prepares_batches_is_no_bug(capsys):
+    with pytest.raises(SystemExit) as stop, ending():
+        list(torch.utils.data.DataLoader(Killed(), num_workers=1))
+    assert stop.value.code == 6
+    said = capsys.readouterr().err
+    assert "DataLoader worker (pid" in said and "lower num_workers" in said and "Traceback (most" not in said
 
 
 def test_the_traceback_goes_below_the_output_folder(tmp_path, capsys):

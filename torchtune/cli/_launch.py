@@ -25,11 +25,13 @@ def launch(options: Sequence[str], recipe: Path, arguments: Sequence[str]) -> in
     torchrun = import_module("torch.distributed.run")
     args = _torchrun_arguments(torchrun, options, recipe, arguments)
     with tempfile.TemporaryDirectory(prefix="tune-run-") as folder:
-        os.environ["TUNE_EXIT_DIR"] = folder  # for the workers, which inherit it
+        for_workers = {"TUNE_EXIT_DIR": folder, "TUNE_LAUNCHER": str(os.getpid())}
+        os.environ |= for_workers
         try:
             stopped_by, failures = _run(torchrun, args)
         finally:
-            del os.environ["TUNE_EXIT_DIR"]
+            for name in for_workers:
+                del os.environ[name]
         outcomes = read_records(Path(folder))
     if not stopped_by and not failures:
         return DONE

@@ -5,6 +5,10 @@ Micro-batch ``m`` of rank ``r`` is the ``(m * world_size + r)``-th group of ``ba
 accumulation ``2A`` and two processes with ``A`` see the same samples in every step.
 """
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -19,6 +23,8 @@ from torchtune.errors import DataError
 
 Batch = Any
 Collate = Callable[[list[Any]], Batch]
+
+_SECONDS_FOR_A_STEP = 10  # that a process goes on to prepare batches when it was told to end
 
 
 class StepLoader:
@@ -68,6 +74,7 @@ class StepLoader:
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
+            worker_init_fn=leave_stopping_to_training,
             generator=torch.Generator().manual_seed(seed % 2**63),  # else each epoch would draw from the global state
         )
         self._epoch = self._step = 0
@@ -132,6 +139,27 @@ def validation_batches(
     order = torch.arange(len(dataset))
     for turn in range(-(-len(dataset) // (batch_size * world_size))):
         yield _or_raise(batches[_slice(order, turn * world_size + rank, batch_size).tolist()])
+
+
+def leave_stopping_to_training(worker: int) -> None:
+    """In a process that prepares batches: let the training process end first when all processes of a run are signalled.
+
+    A scheduler does that, and so does Ctrl-C. Torch takes a process that a signal ended for a failure of the run, which
+    then could not save. This one goes on for as long as the batches of a step may take, and ends as if it were done.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told)  # heard at once, also while a library is at work and no handler could run
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_some_time_after, args=(heard,), daemon=True).start()
+
+
+def _end_some_time_after(heard: int) -> None:
+    while signal.SIGTERM not in os.read(heard, 1):
+        pass
+    time.sleep(_SECONDS_FOR_A_STEP)
+    os._exit(0)
 
 
 class _Plan(Sampler[list[int]]):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from torchtune.data._loader import Batch, Collate
+from torchtune.data._loader import Batch, Collate, leave_stopping_to_training
 from torchtune.data._stream import Order, Position, SampleStream
 from torchtune.errors import ConfigError, DataError
 
@@ -49,7 +49,12 @@ class StreamLoader:
         self.seed, self.shuffle, self.accumulation = seed, shuffle, gradient_accumulation_steps
         self.samples_per_step = batch_size * world_size * gradient_accumulation_steps
         self._batches = _Batches(stream, collate_fn, batch_size, rank, world_size)
-        self._options = {"num_workers": num_workers, "pin_memory": pin_memory, "batch_size": None}
+        self._options = {
+            "num_workers": num_workers,
+            "pin_memory": pin_memory,
+            "batch_size": None,
+            "worker_init_fn": leave_stopping_to_training,
+        }
         self._epoch = self._step = 0
         self._position: Position | None = None
 

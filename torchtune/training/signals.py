@@ -1,11 +1,15 @@
 """SIGTERM and SIGINT as something a loop can look at."""
 
 import signal
+import time
 from types import FrameType, TracebackType
+
+# A scheduler signals every process of a run, and the launcher passes on what it got: two signals that mean one.
+_SECONDS_OF_ONE = 2
 
 
 class StopSignal:
-    """Inside the block, the first SIGTERM or SIGINT is only noted; a second one acts as usual.
+    """Inside the block, the first SIGTERM or SIGINT is only noted; one that comes some seconds later acts as usual.
 
     The recipe looks at ``received`` after each step, agrees with the other processes, saves and leaves with 128 and
     the signal's number: 143 for SIGTERM, 130 for SIGINT.
@@ -27,5 +31,8 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, self._before[number])
+        if self.received is None:
+            self.received, self._since = number, time.monotonic()
+        elif time.monotonic() - self._since >= _SECONDS_OF_ONE:
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)

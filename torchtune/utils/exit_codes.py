@@ -23,13 +23,15 @@ TERMINATED = 143  # 128 + SIGTERM
 
 MAX_LINES = 15
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DATA_WORKER = "DataLoader worker (pid"  # how torch begins when a process that prepares batches was killed
 # What gloo, NCCL and the store say when a process on the other end is gone or hangs.
-_PEER_PHRASES = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+_PEER_PHRASES = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe", _DATA_WORKER)
 _MEMORY_PHRASES = ("can't allocate memory", "CUDA out of memory", "not enough memory")
 _MEMORY_ADVICE = (
     "Lower batch_size (and raise gradient_accumulation_steps), shorten tokenizer.max_seq_len, or set\n"
     "enable_activation_checkpointing=True, then enable_activation_offloading=True and optimizer_in_bwd=True."
 )
+_WORKER_ADVICE = "\nIf nobody ended it, the machine ran out of memory: lower num_workers (0 uses none), or batch_size."
 
 _PACKAGE = Path(__file__).parents[1]
 _LAUNCHER_FILES = (__file__, str(_PACKAGE / "cli"), "<frozen runpy>")
@@ -155,7 +157,8 @@ def _message(error: BaseException, code: int) -> str:
         first = (str(error) or type(error).__name__).strip().splitlines()[0]
         return f"Out of memory: {first}\n{_MEMORY_ADVICE}"
     if code == PEER_FAILED:
-        return f"Another process of this run failed or stopped answering: {error}"
+        advice = _WORKER_ADVICE if _DATA_WORKER in str(error) else ""
+        return f"Another process of this run failed or stopped answering: {error}{advice}"
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         return f"No space left on the disk: {error}\nFree some space, or set output_dir to a larger disk."
     if package := _missing_package(error):
