@@ -53,6 +53,29 @@ def test_padded_collate_pads_left_with_a_value_per_key():
     assert batch["c"].tolist() == [[1], [2]]
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(
+    ("rows", "fill", "dtype"),
+    [
+        ([[1, 2, 3], [4]], 0, torch.int64),
+        ([[0.5, 1.5], [], [2.5]], 0.25, torch.float32),
+        ([[True, False, True], [True]], False, torch.bool),
+        ([[True], [False, True]], True, torch.bool),
+        ([torch.tensor([1, 2], dtype=torch.int32), torch.tensor([3], dtype=torch.int32)], 9, torch.int32),
+        ([[[0.5, 1.0], [1.5, 2.0]], [[2.5, 3.0]]], -1.0, torch.float32),
+        ([[], []], 7, torch.int64),
+    ],
+)
+def test_padded_collate_keeps_fractions_and_flags(rows, fill, dtype, side):
+    samples = [{"a": row} for row in rows]
+    batch = padded_collate(samples, pad_direction=side, keys_to_pad=["a"], padding_idx=fill, pad_to_multiple_of=4)
+    assert batch["a"].dtype == dtype and batch["a"].shape[:2] == (len(rows), 4 if any(map(len, rows)) else 0)
+    for found, row in zip(batch["a"], rows):
+        begin = len(found) - len(row) if side == "left" else 0
+        assert found[begin : begin + len(row)].tolist() == torch.as_tensor(row, dtype=dtype).tolist()
+        assert (torch.cat([found[:begin], found[begin + len(row) :]]) == fill).all()
+
+
 @pytest.mark.parametrize(("stack", "shape"), [(False, (4, 3)), (True, (2, 2, 3))])
 def test_padded_collate_joins_or_stacks_tensors(stack, shape):
     samples = [{"a": [1], "image": torch.ones(2, 3)}, {"a": [1, 2], "image": torch.ones(2, 3)}]

@@ -158,8 +158,16 @@ def test_alpaca_columns():
     assert _short(transform({"a": "do", "input": "x", "c": "{y}"})["messages"])[0][1] == WITH_INPUT
     with pytest.raises(DataError, match="no 'a'; it has 'instruction'"):
         transform({"instruction": "do"})
-    with pytest.raises(ConfigError, match=r"\['instruction'\]"):
-        AlpacaToMessages(column_map={"instruction": "a"})
+    with pytest.raises(ConfigError, match=r"\['instruction', 'ouput', 'output'\]; expected instruction, output, input"):
+        AlpacaToMessages(column_map={"ouput": "c"})
+
+
+@pytest.mark.parametrize("renamed", [("instruction",), ("input",), ("output",), ("input", "output"), ()])
+def test_alpaca_columns_that_are_not_mapped_have_their_own_names(renamed):
+    row = {f"my {name}" if name in renamed else name: said for name, said in zip(("instruction", "input"), ("do", "x"))}
+    row["my output" if "output" in renamed else "output"] = "y"
+    transform = AlpacaToMessages(column_map={name: f"my {name}" for name in renamed})
+    assert [message.text_content for message in transform(row)["messages"]] == [WITH_INPUT, "y"]
 
 
 def test_input_output():

@@ -108,6 +108,12 @@ def test_columns_are_mapped(write):
     )
 
 
+def test_columns_that_a_config_leaves_open_are_those_of_the_set(write):
+    rows = write({"dialogue": "Hi", "summary": "Ho"})
+    for given in ({}, {"column_map": None}, {"column_map": {}}):
+        assert text(datasets.samsum_dataset(Letters(), source=rows, **given)[0]["tokens"]) == "HiHo"
+
+
 def test_a_missing_column_names_the_nearest(write):
     with pytest.raises(DataError, match=r"rows.jsonl, line 1.*outputs"):
         datasets.instruct_dataset(Letters(), source=write({"input": "Hi", "outputs": "Ho"}))
@@ -171,6 +177,13 @@ def test_texts_are_split_across_packs_unless_asked_not_to(write):
     assert len(whole) == 4 and whole[0]["seq_lens"].tolist() == [6, 2]
 
 
+@pytest.mark.parametrize(("given", "lengths"), [({}, [[8], [2, 6], [8]]), ({"split_across_pack": False}, [[8]] * 2)])
+def test_articles_are_split_across_packs_unless_asked_not_to(given, lengths, write):
+    source = write(*({"page": "abcdefgh" + each} for each in ("", "ijkl")))  # 10 and 14 tokens
+    packs = datasets.wikitext_dataset(Letters(8), source, subset=None, packed=True, **given)
+    assert [pack["seq_lens"].tolist() for pack in packs] == lengths
+
+
 def test_a_text_that_is_none(write):
     with pytest.raises(DataError, match="line 2: 'text' is 7; expected a text"):
         datasets.text_completion_dataset(Letters(), write({"text": "a"}, {"text": 7}))
@@ -202,6 +215,44 @@ def test_pairs_cannot_be_packed(write):
         datasets.PreferenceDataset(source=write({}), message_transform=None, tokenizer=Letters(), packed=True)
 
 
-def test_a_pair_needs_three_columns(write):
-    with pytest.raises(ConfigError, match="prompt, rejected must be there too"):
-        datasets.stack_exchange_paired_dataset(Letters(), source=write({}), column_map={"chosen": "a"})
+@pytest.mark.parametrize("renamed", [("chosen",), ("prompt", "rejected"), ("prompt", "chosen", "rejected")])
+def test_columns_of_a_pair_that_are_not_mapped_have_their_own_names(renamed, write):
+    columns = {name: f"my {name}" for name in renamed}
+    said = {"prompt": "Hi", "chosen": "Ho", "rejected": "Hm"}
+    source = write({columns.get(name, name): value for name, value in said.items()})
+    sample = datasets.stack_exchange_paired_dataset(Letters(), source=source, column_map=columns)[0]
+    assert (text(sample["chosen_input_ids"]), text(sample["rejected_input_ids"])) == ("HiHo", "HiHm")
+
+
+def test_a_pair_has_no_other_columns(write):
+    with pytest.raises(ConfigError, match="entries choosen; expected prompt, chosen, rejected"):
+        datasets.stack_exchange_paired_dataset(Letters(), source=write({}), column_map={"choosen": "a"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "read"),
+    [
+        ({}, {"data_dir": "data/rl"}),
+        ({"data_dir": "data/reward"}, {"data_dir": "data/reward"}),
+        ({"source": "me/pairs"}, {}),
+    ],
+)
+def test_of_stack_exchange_the_part_for_preference_optimisation_is_read(arguments, read, monkeypatch):
+    def load_dataset(source, split, **found):
+        assert source == arguments.get("source", "lvwerra/stack-exchange-paired") and found == read
+        raise OSError("not here")
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    with pytest.raises(DataError, match="not here"):
+        datasets.stack_exchange_paired_dataset(Letters(), **arguments)
+
+
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_pairs_need_a_tokenizer_of_messages_alone(name, write):
+    class Messages:
+        max_seq_len = None
+        tokenize_messages = Letters().tokenize_messages
+
+    source = write(PREFERENCES[name])
+    build = getattr(datasets, name)
+    assert build(Messages(), source=source)[0] == build(Letters(), source=source)[0]

@@ -14,6 +14,7 @@ predict the beginning of the next.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def padded_collate(
     }
     for key, fill in fills.items():
         rows = [sample[key] for sample in batch]
-        collated[key] = _pad(rows, fill, _width(rows, pad_to_multiple_of), left=pad_direction == "left")
+        collated[key] = _pad_as_they_are(rows, fill, _width(rows, pad_to_multiple_of), pad_direction)
     return collated
 
 
@@ -136,12 +137,21 @@ def _width(rows: Sequence[Sequence[int]], multiple: int) -> int:
     return -(-max(map(len, rows)) // multiple) * multiple
 
 
-def _pad(rows: Sequence[Sequence[int]], fill: int, width: int, *, left: bool = False) -> Tensor:
+def _pad(rows: Sequence[Sequence[int]], fill: int, width: int) -> Tensor:
     # Through numpy: five times as fast as torch.tensor on nested lists.
     padded = np.full((len(rows), width), fill, dtype=np.int64)
     for line, row in zip(padded, rows):
-        line[width - len(row) if left else 0 : width if left else len(row)] = row
+        line[: len(row)] = row
     return torch.from_numpy(padded)
+
+
+def _pad_as_they_are(rows: Sequence[Sequence[Any]], fill: float, width: int, side: str) -> Tensor:
+    """Whole numbers, fractions or flags, ``[B, width, ...]``; a row without entries has no say in which they are."""
+    found = [torch.as_tensor(row) for row in rows]
+    dtype = reduce(torch.promote_types, [row.dtype for row in found if len(row)] or [torch.int64])
+    padded = pad_sequence([row.to(dtype) for row in found], True, fill, padding_side=side)
+    more = padded.new_full((len(rows), width - padded.shape[1], *padded.shape[2:]), fill)
+    return torch.cat([more, padded] if side == "left" else [padded, more], dim=1)
 
 
 def _plain(values: list[Any], stack: bool) -> Tensor:

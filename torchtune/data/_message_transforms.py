@@ -40,7 +40,7 @@ class AlpacaToMessages(Transform):
     Args:
         train_on_input: older form of ``masking_strategy``; where given it decides between ``train_on_all`` and
             ``train_on_assistant``.
-        column_map: those three names -> the dataset's column names.
+        column_map: those three names -> the dataset's column names, where they differ.
         masking_strategy: see :func:`mask_messages`.
     """
 
@@ -51,7 +51,8 @@ class AlpacaToMessages(Transform):
         masking_strategy: str | Sequence[Role] | None = "train_on_all",
     ) -> None:
         self.masking_strategy = _strategy(train_on_input, masking_strategy, "train_on_all")
-        self.column_map = _columns(column_map, ("instruction", "output"), ("input",))
+        own_names = {"instruction": "instruction", "output": "output"}
+        self.column_map = _columns(own_names | dict(column_map or {}), tuple(own_names), ("input",))
         self._input = (column_map or {}).get("input", "input")
 
     def __call__(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -230,10 +231,20 @@ def _columns(
     if given.get("image"):
         _refuse_images(given["image"])
     if not set(required) <= set(given) <= {*required, *optional}:
-        raise ConfigError(f"column_map has the entries {sorted(given)}; expected {', '.join((*required, *optional))}")
+        found = sorted(map(str, given))
+        raise ConfigError(f"column_map has the entries {found}; expected {', '.join((*required, *optional))}")
     if absent := [name for name in required if given[name] is None]:
         raise ConfigError(f"column_map.{absent[0]} is null; it must name a column")
-    return {name: column for name, column in given.items() if column is not None}
+    found = {name: column for name, column in given.items() if column is not None}
+    check_names(found)
+    return found
+
+
+def check_names(columns: Mapping[str, Any]) -> None:
+    """Raises ConfigError unless all columns are named by texts."""
+    for name, column in columns.items():
+        if not isinstance(column, str):
+            raise ConfigError(f"column_map.{name} is {column!r}; expected a column's name (a number in quotes)")
 
 
 def _refuse_images(found: Any) -> None:

@@ -113,7 +113,7 @@ class LoadArguments(TypedDict, total=False):
 
 
 class DialogueArguments(LoadArguments, total=False):
-    """What a named set of dialogues hands on to ``chat_dataset``."""
+    """What a named set of dialogues hands on to ``chat_dataset`` or ``instruct_dataset``."""
 
     masking_strategy: Any
 

@@ -15,13 +15,32 @@ from torchtune.datasets._text_completion import TextCompletionDataset, text_comp
 # https://huggingface.co/datasets/liweili/c4_200m
 grammar_dataset = partial(instruct_dataset, source="liweili/c4_200m")
 
-# https://huggingface.co/datasets/Samsung/samsum
-samsum_dataset = partial(
-    instruct_dataset, source="Samsung/samsum", column_map={"input": "dialogue", "output": "summary"}
-)
-
 # https://huggingface.co/datasets/RLHFlow/HH-RLHF-Helpful-standard
 hh_rlhf_helpful_dataset = partial(preference_dataset, source="RLHFlow/HH-RLHF-Helpful-standard")
+
+
+def samsum_dataset(
+    tokenizer: Any,
+    *,
+    source: str = "Samsung/samsum",
+    column_map: dict[str, str] | None = None,
+    train_on_input: bool = False,
+    new_system_prompt: str | None = None,
+    packed: bool | str = False,
+    filter_fn: Callable | None = None,
+    split: str = "train",
+    **load_dataset_kwargs: Unpack[DialogueArguments],
+) -> SFTDataset | PackedDataset | PackedStream:
+    """Conversations and what was said in them: https://huggingface.co/datasets/Samsung/samsum.
+
+    Args:
+        column_map: ``input`` and ``output`` -> the columns of the data; None: that dataset's
+        source, train_on_input, new_system_prompt, packed, filter_fn, split, load_dataset_kwargs: see
+            :func:`~torchtune.datasets.instruct_dataset`
+    """
+    options = {"train_on_input": train_on_input, "new_system_prompt": new_system_prompt, "packed": packed}
+    options |= {"column_map": column_map or {"input": "dialogue", "output": "summary"}, "filter_fn": filter_fn}
+    return instruct_dataset(tokenizer, source=source, split=split, **options, **load_dataset_kwargs)
 
 
 def slimorca_dataset(
@@ -80,13 +99,15 @@ def wikitext_dataset(
     packed: bool | str = False,
     filter_fn: Callable | None = None,
     split: str = "train",
+    *,
+    split_across_pack: bool = True,
     **load_dataset_kwargs: Unpack[TextArguments],
 ) -> TextCompletionDataset | PackedDataset | PackedStream:
     """Articles of Wikipedia: https://huggingface.co/datasets/EleutherAI/wikitext_document_level.
 
     Args:
         subset: which edition; the dataset's ``name``
-        source, max_seq_len, packed, filter_fn, split, load_dataset_kwargs: see
+        source, max_seq_len, packed, filter_fn, split, split_across_pack, load_dataset_kwargs: see
             :func:`~torchtune.datasets.text_completion_dataset`
     """
     load_dataset_kwargs = {
@@ -95,6 +116,5 @@ def wikitext_dataset(
         "split": split,
         "filter_fn": filter_fn,
     } | load_dataset_kwargs
-    return text_completion_dataset(
-        tokenizer, source, packed=packed, split_across_pack=False, max_seq_len=max_seq_len, **load_dataset_kwargs
-    )
+    options = {"packed": packed, "split_across_pack": split_across_pack, "max_seq_len": max_seq_len}
+    return text_completion_dataset(tokenizer, source, **options, **load_dataset_kwargs)

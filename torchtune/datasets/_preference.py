@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
-from torchtune.data._message_transforms import ChosenRejectedToMessages
+from torchtune.data._message_transforms import ChosenRejectedToMessages, check_names
 from torchtune.data._messages import Message, Role, mask_messages
 from torchtune.data._turns import text_cell
 from torchtune.datasets._arguments import LoadArguments
@@ -14,6 +14,7 @@ from torchtune.errors import ConfigError
 from torchtune.modules.transforms import Transform
 
 _SIDES = ("chosen", "rejected")
+_STACK_EXCHANGE = "lvwerra/stack-exchange-paired"
 
 
 class PreferenceDataset(RowDataset):
@@ -21,7 +22,7 @@ class PreferenceDataset(RowDataset):
 
     Args:
         message_transform: row to a dict with the messages ``chosen`` and ``rejected``, and ``tools`` if there are any
-        tokenizer: adds ``tokens`` and ``mask`` to messages
+        tokenizer: adds ``tokens`` and ``mask`` to messages, or has ``tokenize_messages``
         packed: refused; a pair has two sequences
         source, filter_fn, load_dataset_kwargs: see :class:`~torchtune.datasets.SFTDataset`
 
@@ -53,9 +54,15 @@ class PreferenceDataset(RowDataset):
         sample = {}
         tools = {name: content[name] for name in ("tools",) if name in content}
         for side in _SIDES:
-            one = with_labels(dict(self._tokenizer({"messages": content[side], **tools})))
+            one = with_labels(self._tokenized(content[side], tools))
             sample |= {f"{side}_input_ids": one["tokens"], f"{side}_labels": one["labels"]}
         return sample
+
+    def _tokenized(self, messages: list[Message], tools: Mapping[str, Any]) -> dict[str, Any]:
+        if callable(self._tokenizer):
+            return dict(self._tokenizer({"messages": messages, **tools}))
+        tokens, mask = self._tokenizer.tokenize_messages(messages, **tools)  # all that torchtune asks of a tokenizer
+        return {"tokens": tokens, "mask": mask}
 
     @property
     def column_map(self) -> Mapping[str, str]:
@@ -75,17 +82,19 @@ class QuestionAndTwoAnswers(Transform):
     """Rows of ``prompt``, ``chosen`` and ``rejected``, each a text.
 
     Args:
-        column_map: those three names -> the dataset's column names
+        column_map: those three names -> the dataset's column names, where they differ
         train_on_input: True trains on the prompt as well
+
+    Raises:
+        ConfigError: ``column_map`` has other names
     """
 
     def __init__(self, column_map: dict[str, str], train_on_input: bool = False) -> None:
-        missing = [name for name in ("prompt", *_SIDES) if name not in column_map]
-        if missing:
-            raise ConfigError(
-                f"column_map has the entries {sorted(column_map)}; {', '.join(missing)} must be there too"
-            )
-        self.column_map = column_map
+        names = ("prompt", *_SIDES)
+        if unknown := sorted(map(str, set(column_map) - set(names))):
+            raise ConfigError(f"column_map has the entries {', '.join(unknown)}; expected {', '.join(names)}")
+        self.column_map = {name: column_map.get(name, name) for name in names}
+        check_names(self.column_map)
         self._strategy = "train_on_all" if train_on_input else "train_on_assistant"
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, list[Message]]:
@@ -133,7 +142,7 @@ def preference_dataset(
 def stack_exchange_paired_dataset(
     tokenizer: Any,
     *,
-    source: str = "lvwerra/stack-exchange-paired",
+    source: str = _STACK_EXCHANGE,
     column_map: dict[str, str] | None = None,
     train_on_input: bool = False,
     filter_fn: Callable | None = None,
@@ -143,10 +152,14 @@ def stack_exchange_paired_dataset(
     """Questions with a better and a worse answer: https://huggingface.co/datasets/lvwerra/stack-exchange-paired.
 
     Args:
+        source: of that dataset the part for preference optimisation is read, ``data/rl``, unless ``data_dir`` names
+            another
         column_map: ``prompt``, ``chosen`` and ``rejected`` -> the columns; None: that dataset's
-        source, train_on_input, filter_fn, load_dataset_kwargs: see :func:`~torchtune.datasets.instruct_dataset`
+        train_on_input, filter_fn, load_dataset_kwargs: see :func:`~torchtune.datasets.instruct_dataset`
     """
     columns = column_map or {"prompt": "question", "chosen": "response_j", "rejected": "response_k"}
+    if source == _STACK_EXCHANGE:
+        load_dataset_kwargs = {"data_dir": "data/rl", **load_dataset_kwargs}
     return PreferenceDataset(
         source=source,
         message_transform=QuestionAndTwoAnswers(columns, train_on_input),
