@@ -1,22 +1,33 @@
 """Where chat templates run: they reach nothing but what they are given, and do no more than a number of steps."""
 
+import operator
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import reduce, wraps
+from itertools import islice
 from typing import Any
 
-from jinja2 import Template, nodes
+from jinja2 import Template, nodes, pass_eval_context
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
+from jinja2.runtime import markup_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
+from jinja2.utils import Namespace
+from jinja2.visitor import NodeTransformer
+from markupsafe import soft_str
 
 from torchtune.modules.transforms.tokenizers._chat_template import Span
+from torchtune.modules.transforms.tokenizers._growth import GROWING_FILTERS, most_of, most_of_call, weight
 
 MAX_STEPS = 1_000_000
 STEPS_OF_A_PAIR = 10  # of messages, in addition; Gemma 4's and gpt-oss's templates take one or two of them
 MAX_CHARS = 100_000_000
+CHARS_OF_A_PAIR = 1_000  # likewise, for templates that put the dialogue together piece by piece
 _MAX_BITS = 10_000  # of a product or a power
-_STEP = "a step"  # a filter's name that no template can write
+_FEW = 10  # terms of a sum
+_PIECES = 64  # of a text, counted together
+_STEP, _SUM, _TEXTS, _REMAINDER, _LIST = "a step", "a sum", "a text", "a rest", "a list"  # no template can write these
 _REPEATED = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)
 
 
@@ -36,9 +47,49 @@ class Generation(Extension):
         return f"{begin}{caller()}{end}"
 
 
+class _Judged(NodeTransformer):
+    """Puts filters in the place of operators that make texts and lists larger. What stands by itself between ``{{`` and
+    ``}}`` is as it was where it is a sum of a few: what is written is counted as a whole.
+    """
+
+    def visit_Output(self, node: nodes.Output) -> nodes.Output:
+        node.nodes = [self._short_sum(each) or self.visit(each) for each in node.nodes]
+        return node
+
+    def visit_Add(self, node: nodes.Add) -> nodes.Filter:
+        return _filter(_SUM, node, [self.visit(term) for term in _terms(node)])
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:
+        return _filter(_TEXTS, node, [self.visit(each) for each in node.nodes])
+
+    def visit_Mod(self, node: nodes.Mod) -> nodes.Filter:
+        return _filter(_REMAINDER, node, [self.visit(node.left), self.visit(node.right)])
+
+    def visit_List(self, node: nodes.List) -> nodes.Node:
+        return self._weighed(self.generic_visit(node))
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
+        return self._weighed(self.generic_visit(node))
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
+        return node if node.ctx == "store" else self._weighed(self.generic_visit(node))
+
+    def _short_sum(self, node: nodes.Node) -> nodes.Node | None:
+        if not isinstance(node, nodes.Add) or len(terms := _terms(node)) > _FEW:
+            return None
+        return reduce(lambda left, right: nodes.Add(left, right, lineno=node.lineno), map(self.visit, terms))
+
+    def _weighed(self, node: nodes.Node) -> nodes.Node:
+        try:
+            node.as_const()
+        except nodes.Impossible:
+            return _filter(_LIST, node, [node])
+        return node
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
-    """The environment of one template. It counts steps: turns of loops, calls of macros, the numbers of a ``range`` and
-    the items that ``*`` repeats.
+    """The environment of one template. It counts steps: turns of loops, calls of macros, the numbers of a ``range``,
+    the items that ``*`` repeats and those of lists. And it counts the characters of the texts that are made.
 
     Attributes:
         has_marks: whether there is a ``{% generation %}`` in the template.
@@ -53,17 +104,22 @@ class Sandbox(ImmutableSandboxedEnvironment):
         # Noncharacters (https://www.unicode.org/faq/private_use.html#nonchar4) and digits, which no filter changes.
         self.marks = tuple(f"{letter}{self._number}{letter}" for letter in "\ufdd0\ufdd1")
         self._either_mark = re.compile(f"({'|'.join(self.marks)})")
-        self.steps_left = MAX_STEPS
-        self.filters[_STEP] = lambda _: self._spend(1)
+        self.steps_left, self.chars_left = MAX_STEPS, MAX_CHARS
+        self.filters |= {
+            _STEP: lambda _: self._spend(1), _SUM: self._sum, _TEXTS: self._texts, _REMAINDER: self._remainder,
+            _LIST: self._list,
+        }  # fmt: skip
+        self.concat = self._concat  # Jinja's name for what puts a text together
         self.globals["range"] = self._range
         del self.globals["lipsum"]  # text drawn by lot, of any length
 
     def compiled(self, source: str) -> Template:
-        """The template, with a step wherever something can be done again and again.
+        """The template, with a step wherever something can be done again and again, and a look at what may grow.
 
-        A step is a filter, for a sandbox makes a call of anything else twenty times as slow.
+        These are filters, for a sandbox makes a call of anything else twenty times as slow.
         """
-        tree = self.parse(source)
+        self.filters |= {name: self._judged(name, self.filters[name]) for name in GROWING_FILTERS}
+        tree = _Judged().visit(self.parse(source))
         for node in list(tree.find_all(_REPEATED)):
             step = nodes.Filter(nodes.EnvironmentAttribute("steps_left"), _STEP, [], [], None, None, lineno=node.lineno)
             if isinstance(node, nodes.For) and node.test is not None:  # it sees more items than the body does
@@ -74,11 +130,18 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def rendered(self, template: Template, variables: Mapping[str, Any]) -> tuple[str, list[Span]]:
         """What the template writes, and where in it that is what it marks."""
-        self.steps_left = MAX_STEPS + STEPS_OF_A_PAIR * len(variables.get("messages", ())) ** 2
+        pairs = len(variables.get("messages", ())) ** 2
+        self.steps_left = MAX_STEPS + STEPS_OF_A_PAIR * pairs
+        self.chars_left = MAX_CHARS + CHARS_OF_A_PAIR * pairs
         written = template.render(**variables)
-        if len(written) > MAX_CHARS:
-            raise SecurityError(f"it writes {len(written):,} characters")
         return self._without_marks(written) if self.has_marks else (written, [])
+
+    def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """What a function or a method gives, unless it can be out of all proportion."""
+        self._allow(most_of_call(function, args, kwargs, MAX_STEPS))
+        if function in (dict, Namespace):
+            self._list((args, kwargs))
+        return self._made(super().call(context, function, *args, **kwargs))
 
     def _without_marks(self, written: str) -> tuple[str, list[Span]]:
         text, begins, spans = "", [], []
@@ -108,11 +171,85 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._spend(len(numbers))
         return numbers
 
+    def _judged(self, name: str, made_by: Callable) -> Callable:
+        """The filter, which makes nothing that is out of all proportion."""
+        first = int(hasattr(made_by, "jinja_pass_arg"))
+
+        @wraps(made_by)
+        def judged(*args: Any, **kwargs: Any) -> Any:
+            value, *given = args[first:]
+            value = list(value) if isinstance(value, Iterator) else value
+            named = (kwargs[key] for key in sorted(kwargs, reverse=True))  # "old" before "new"
+            self._allow(most_of(name, value, *given, *named, most_items=MAX_STEPS))
+            return self._made(made_by(*args[:first], value, *given, **kwargs))
+
+        return judged
+
+    def _sum(self, *terms: Any) -> Any:
+        if all(type(term) is str for term in terms):
+            return self._concat(terms)
+        self._spend(sum(len(term) for term in terms if isinstance(term, (list, tuple))))
+        self._spend_chars(sum(len(term) for term in terms if isinstance(term, (str, bytes))))
+        return reduce(operator.add, terms)
+
+    @pass_eval_context
+    def _texts(self, eval_ctx: Any, *values: Any) -> str:
+        texts = list(map(soft_str if eval_ctx.autoescape else str, values))
+        self._spend_chars(sum(map(len, texts)))
+        return markup_join(texts) if eval_ctx.autoescape else "".join(texts)
+
+    def _remainder(self, left: Any, right: Any) -> Any:
+        if type(left) is int:
+            return left % right
+        self._allow(most_of("format", left, right, most_items=MAX_STEPS))
+        return self._made(left % right)
+
+    def _list(self, found: Any) -> Any:
+        items, chars = weight(found, most_items=MAX_STEPS)
+        self._spend(items)
+        self._spend_chars(chars)
+        return found
+
+    def _concat(self, pieces: Iterable[str]) -> str:
+        left, kept = iter(pieces), []
+        while some := list(islice(left, _PIECES)):
+            self._spend_chars(sum(map(len, some)))
+            kept += some
+        return "".join(kept)
+
+    def _made(self, made: Any) -> Any:
+        if isinstance(made, str):
+            self._spend_chars(len(made))
+        return made
+
+    def _spend_chars(self, chars: int) -> None:
+        self._allow(chars)
+        self.chars_left -= chars
+
+    def _allow(self, chars: int) -> None:
+        if chars > self.chars_left:
+            raise SecurityError(f"it makes texts or lists of more than {MAX_CHARS:,} characters")
+
     def _spend(self, steps: int) -> bool:
         self.steps_left -= steps
         if self.steps_left < 0:
             raise SecurityError(f"it takes more than {MAX_STEPS:,} steps (turns of loops) for so short a dialogue")
         return True
+
+
+def _filter(name: str, node: nodes.Expr, values: list[nodes.Expr]) -> nodes.Filter:
+    """A call of one of the filters that no template can write, in the place of a node."""
+    first, *others = values
+    return nodes.Filter(first, name, others, [], None, None, lineno=node.lineno)
+
+
+def _terms(node: nodes.Expr) -> list[nodes.Expr]:
+    """Those of a sum, from left to right."""
+    terms = []
+    while isinstance(node, nodes.Add):
+        terms.append(node.right)
+        node = node.left
+    return [node, *reversed(terms)]
 
 
 def _repeated(items: Any, times: Any) -> int:
