@@ -32,6 +32,8 @@ def merged(words, text="a: 1\nb: {c: 2, d: {e: 3}}\nl: [1, {x: 2}]\nname: n\nout
         ("~b.d.e", lambda c: c["b"] == {"c": 2}),
         ("files.max_filename=00191", lambda c: c["files"]["max_filename"] == "00191"),
         ("a=", lambda c: c["a"] == ""),
+        ("a={{ messages }}", lambda c: c["a"] == "{{ messages }}"),
+        ("a={% if b %}{% endif %}", lambda c: c["a"] == "{% if b %}{% endif %}"),
     ],
 )
 def test_words_change_the_config(word, get):
@@ -54,6 +56,10 @@ def test_words_change_the_config(word, get):
         ("a.b=1", ["a is a single value"]),
         ("l.7=1", ["list of 2"]),
         ("a=[1,2", ["opens ["]),
+        (
+            "a='${'",
+            ["command line: a: what begins with ${ cannot be read", "a backslash before ${ makes it plain text"],
+        ),
     ],
 )
 def test_wrong_words_are_explained(word, parts):

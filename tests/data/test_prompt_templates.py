@@ -47,6 +47,7 @@ def test_template_keeps_images_in_place():
         ({"user": "ab"}, "'ab'"),
         ({"user": ("a",)}, "text after"),
         ({"user": 3}, "is 3"),
+        ({"user": ("a", 1)}, "text after"),
     ],
 )
 def test_template_refuses(template, said):

@@ -88,7 +88,7 @@ def test_functions_on_offer(found):
     [
         ({"tool_calls": [{"function": {"name": "f", "arguments": "{x"}}]}, "'arguments' of the call of 'f' is no JSON"),
         ({"tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}, r"is \[1\]; expected names and values"),
-        ({"tool_calls": ["f"]}, "a tool call is f; expected"),
+        ({"tool_calls": ["f"]}, "a tool call is 'f'; expected"),
         ({"function_call": CALL}, "write the call as 'tool_calls'"),
         ({"content": "A", "weight": 0.5}, "'weight': 0.5.*expected 0 or 1"),
         ({"content": "A", "train": "no"}, "'train': 'no'"),

@@ -172,6 +172,12 @@ def test_the_advice_to_pack_can_be_followed(rows, limit, model_limit, capacity, 
     assert packing.fills["best_fit"].packs == len(PackedDataset(made, max_seq_len=capacity))
 
 
+def test_a_limit_may_be_any_number(rows):
+    tokenizer = Letters(10**20)  # more than numpy's integers hold
+    facts = facts_of(part_of(tokenizer, rows[1]), tokenizer, 4, HOW)
+    assert facts.packing.fills["best_fit"].packs == 1 and facts.truncation.samples == 0
+
+
 def test_some_rows_stand_for_all(rows):
     _, path = rows
     tokenizer = Letters()

@@ -10,9 +10,10 @@ from letters import Letters
 
 from torchtune import datasets
 from torchtune.datasets._prepare import Preparation
-from torchtune.errors import DataError
+from torchtune.errors import ConfigError, DataError
 
 GOOD = {"input": "Hi", "output": "Ho"}
+DEEP, LONG = "[" * 5_000, "9" * 5_000  # JSON that Python does not read
 
 
 @pytest.fixture
@@ -47,6 +48,10 @@ def sharegpt(source, **options):
 
 def preference(source, **options):
     return datasets.preference_dataset(Letters(), source=source, **options)
+
+
+def stack_exchange(source, **options):
+    return datasets.stack_exchange_paired_dataset(Letters(), source=source, **options)
 
 
 def completion(source, **options):
@@ -92,6 +97,21 @@ WRONG_ROWS = [
     (sharegpt, {"conversation": []}, "nearest to 'conversations' is 'conversation'"),
     (preference, {"chosen": [{"role": "user", "content": "Hi"}]}, "no 'rejected'"),
     (preference, {"chosen": "Ho", "rejected": "Hm"}, "'chosen' is 'Ho'; expected a list of turns"),
+    (openai, {"talk": [{"role": "user", "content": "Hi"}, 7]}, "turn 2 of 2 in 'talk': it is 7; expected an object"),
+    (openai, turn(role="assistant", tool_calls=5), "turn 2 of 2 in 'talk': 'tool_calls' is 5; expected a list"),
+    (openai, turn(role="assistant", tool_calls={"name": "f"}), "'tool_calls' is {'name': 'f'}; expected a list"),
+    (openai, turn(role="assistant", tool_calls="no"), "'tool_calls' is no JSON"),
+    (openai, turn(role="assistant", tool_calls=[{"name": 3}]), "the 'name' of a tool call is 3; expected a text"),
+    (openai, turn(role="assistant", tool_calls=[{"name": "f", "arguments": DEEP}]), "'f' is JSON nested too deeply"),
+    (openai, turn(role="assistant", tool_calls=[{"name": "f", "arguments": LONG}]), "'f' is JSON .* too long a number"),
+    (openai, turn(role="assistant", content="Ho", thinking=[1]), r"'thinking' is \[1\]; expected a text"),
+    (
+        openai,
+        turn(role="assistant", content="Ho", weight=["x" * 999]),
+        r"it has {'weight': \['x{40,90}\.\.\.; expected",
+    ),
+    (openai, {"talk": DEEP}, r"'talk' is JSON nested too deeply, .*: '\[{90,100}\.\.\.$"),
+    (completion, {"text": ["x" * 999]}, r"'text' is \['x{90,99}\.\.\.; expected a text"),
     (completion, {"text": ["Hi"]}, r"'text' is \['Hi'\]; expected a text"),
     (completion, {}, "no column 'text'; the columns are nothing"),
     (completion, {"txt": "Hi"}, "no column 'text'; the columns are 'txt'; nearest to 'text' is 'txt'"),
@@ -228,6 +248,22 @@ FILES = [
     ),
     ("rows.json", b'[{"input": "a", "output": "b"},\n{"input"}]', "rows.json, line 2, column 9: not valid JSON"),
     ("rows.jsonl", b'{"input": "a", "output": "\xe4"}\n', "rows.jsonl, line 1: byte 0xe4 is not UTF-8"),
+    ("rows.jsonl", b'{"n": %s}' % LONG.encode(), r"rows.jsonl, line 1: there is a number with more than [\d,]+ digits"),
+    ("rows.json", b"[{},\n%s]" % LONG.encode(), "rows.json, line 2, item 2: there is a number with more than"),
+    ("rows.json", b"[{},\n%s]" % DEEP.encode(), "rows.json, line 2, item 2: the JSON is nested too deeply"),
+    (
+        "rows.json",
+        b"[[{}],\n[{}]]",
+        "rows.json, line 1, item 1: expected an object, found a list; a dialogue stands below",
+    ),
+    ("rows.csv", b"input,output\ra,b\r", r"rows.csv, line 1: not valid CSV: a carriage return .* tr '\\r' '\\n'"),
+    ("rows.csv", b'input,output\nHi,Ho\n"a,b\nc,d\n', "rows.csv, line 3: not valid CSV: a cell .* does not end"),
+    ("rows.csv", b'input,output\n"a"b,c\n', "rows.csv, line 2: not valid CSV: text follows the quote"),
+    (
+        "rows.csv",
+        b"a,a" + b",x" * 999,
+        r"rows.csv, line 1: a column name stands twice in the header: a, a[, x]{,300}\.\.\.",
+    ),
     ("rows.txt", b"\n", "rows.txt holds no text"),
     ("rows.parquet", b"PAR1", "rows.parquet is no Parquet file, or is damaged"),
 ]
@@ -260,3 +296,24 @@ def test_samples_that_are_as_long_as_they_may_be_are_counted(write, caplog):
     with caplog.at_level(logging.INFO):
         dataset.prepare(Preparation(workers=0))
     assert "1 of 3 samples fill max_seq_len, 6 tokens; longer ones are cut" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("build", "columns", "message"),
+    [
+        (instruct, {"input": ["a"], "output": "b"}, r"column_map.input is \['a'\]; expected a column's name"),
+        (
+            instruct,
+            {"input": "a", "output": 3},
+            r"column_map.output is 3; expected a column's name \(a number in quotes",
+        ),
+        (instruct, {"input": "a", 1: "b"}, r"column_map has the entries \['1', 'input'\]; expected input, output"),
+        (alpaca, {"input": {"a": 1}}, "column_map.input is {'a': 1}"),
+        (sharegpt, {"conversations": "a", "system": 2}, "column_map.system is 2"),
+        (stack_exchange, {"prompt": ["a"]}, "column_map.prompt is"),
+        (stack_exchange, {"prompt": "a", 1: "b", "c": "d"}, "column_map has the entries 1, c"),
+    ],
+)
+def test_columns_are_named_by_texts(build, columns, message, write):
+    with pytest.raises(ConfigError, match=message):
+        build(write(GOOD), column_map=columns)

@@ -4,12 +4,16 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import pickle
+import time
+from types import SimpleNamespace
 
 import datasets as hub
 import fsspec
 import pytest
 
+from torchtune.datasets._parquet import _ends_of_groups
 from torchtune.datasets._source import load_rows, open_units
 from torchtune.errors import ConfigError, DataError, MissingDependency
 
@@ -79,6 +83,15 @@ def test_a_copy_of_a_compressed_file_is_kept_and_made_anew_when_the_file_changes
     assert rows_of(name) == ROWS[:2]
 
 
+def test_a_copy_that_a_killed_run_has_begun_is_taken_away_an_hour_later(folder):
+    copies = folder / "cache" / "torchtune" / "data" / "files"
+    for name, hours in ((".old.jsonl.1", 2), (".new.jsonl.2", 0)):
+        write(copies / name, "begun")
+        os.utime(copies / name, (time.time() - 3600 * hours,) * 2)
+    assert rows_of(write(folder / "a.jsonl.gz", gzip.compress(lines()))) == ROWS
+    assert [path.name for path in copies.glob(".*")] == [".new.jsonl.2"]
+
+
 def test_compressed_files_that_are_damaged_or_malformed_name_themselves(folder):
     name = write(folder / "torn.jsonl.gz", gzip.compress(lines())[:-12])
     for read in (load_rows, lambda source: [*open_units(source)[0].rows()]):
@@ -87,6 +100,9 @@ def test_compressed_files_that_are_damaged_or_malformed_name_themselves(folder):
     name = write(folder / "bad.jsonl.gz", gzip.compress(lines() + b"{\n"))
     with pytest.raises(DataError, match="bad.jsonl.gz, line 6"):
         rows_of(name)
+    no_such_block = gzip.compress(b"")[:10] + b"\x07" + b"\x00" * 8
+    with pytest.raises(DataError, match="bits.jsonl.gz cannot be read: .*invalid block type"):
+        load_rows(write(folder / "bits.jsonl.gz", no_such_block))
     with pytest.raises(DataError, match="plain.jsonl.gz cannot be read: Not a gzipped file"):
         load_rows(write(folder / "plain.jsonl.gz", lines()))
     assert not list((folder / "cache" / "torchtune" / "data" / "files").glob(".*"))
@@ -224,6 +240,8 @@ def test_parquet_that_cannot_be_used(folder):
     whole = (folder / parquet(folder / "a.parquet")).read_bytes()
     with pytest.raises(DataError, match="torn.parquet is no Parquet file, or is damaged"):
         load_rows(write(folder / "torn.parquet", whole[:-20]))
+    with pytest.raises(DataError, match="name.parquet is no Parquet file, or is damaged: .*0xb2"):
+        load_rows(write(folder / "name.parquet", whole.replace(b"instruction", b"\xb2nstruction")))
     from pyarrow import array, table
     from pyarrow import parquet as pq
 
@@ -234,3 +252,7 @@ def test_parquet_that_cannot_be_used(folder):
     hub.Dataset.from_dict({"a": []}).to_parquet(folder / "none.parquet")
     with pytest.raises(DataError, match="none.parquet holds no rows"):
         load_rows(str(folder / "none.parquet"))
+    group = SimpleNamespace(num_rows=-7)  # what a few wrong bits make of a number
+    damaged = SimpleNamespace(num_row_groups=1, metadata=SimpleNamespace(row_group=lambda number: group))
+    with pytest.raises(DataError, match="bits.parquet is damaged: it says that a part of it has -7 rows"):
+        _ends_of_groups(damaged, "bits.parquet")

@@ -284,6 +284,17 @@ def test_a_dataset_of_ones_own_is_looked_at_by_some_of_its_samples():
     assert not unknown_ids_in(parts, Plain(), 5, {})
 
 
+def test_samples_that_are_all_empty_have_nothing_to_train_on(tmp_path):
+    class Silent(Plain):
+        def __call__(self, sample, inference=False):
+            return {"tokens": [], "mask": []}
+
+    rows = write(tmp_path / "rows.jsonl", [{"input": "a", "output": "b"}] * 4)
+    parts = parts_to_check(datasets.instruct_dataset(Silent(), source=rows), "dataset")
+    found = findings_in(parts, [], Silent(), {})
+    assert "no_target" in [finding.check for finding in found if finding.level == "error"]
+
+
 def test_what_has_no_tokens_is_left_alone():
     assert parts_to_check([{"pixels": [1]}], "dataset") == parts_to_check([([1], [2])], "dataset") == []
 

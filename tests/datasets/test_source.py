@@ -133,7 +133,7 @@ def test_rows_know_their_file_and_line(folder):
         ('[{"a": 1},\n {"a": 2}\n {"a": 3}]', r"x.json, line 3, column 2: not valid JSON: expected ',' or '\]'"),
         ('[{"a": 1},\n {"a": }]', "x.json, line 2, column 8: not valid JSON"),
         ('[{"a": 1},\n\n 7]', "x.json, line 3, item 2: expected an object, found 7"),
-        ('[{"a": ' + "[" * 200_000, "x.json: the JSON is nested too deeply"),
+        ('[{"a": ' + "[" * 200_000, "x.json, line 1, item 1: the JSON is nested too deeply"),
         ('[{"a": "\\ud83d"}]', "x.json, line 1, item 1: .*stands alone"),
         ('[{"a": 1},\n]', "x.json, line 2, column 1: not valid JSON"),
         ('[{"a": 1}\n', "x.json, line 2, column 1: not valid JSON"),
@@ -249,6 +249,7 @@ def test_an_encoding(folder, name, encoding):
         ("utf-16", "line breaks are not single bytes; convert the file to UTF-8: iconv -f utf-16 -t UTF-8"),
         ("utf_32_le", "line breaks are not single bytes"),
         ("cp037", "line breaks are not single bytes"),
+        ("idna", "line breaks are not single bytes"),
         ("latin-15000", "'latin-15000'; it must be an encoding that Python knows"),
         ("hex", "an encoding that Python knows"),
         (1, "an encoding that Python knows"),
@@ -257,6 +258,24 @@ def test_an_encoding(folder, name, encoding):
 def test_an_encoding_that_cannot_be_read(folder, encoding, message):
     with pytest.raises(ConfigError, match=message):
         load_rows(write(folder / "a.jsonl", lines(ROWS)), encoding=encoding)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("", {}, "dataset.source must be a name or a path, found ''"),
+        ("json", {"data_files": [1]}, "dataset.data_files has 1; expected names of files"),
+        ("json", {"data_files": 5}, "dataset.data_files has 5; expected names of files"),
+        ("json", {"data_files": {"train": None}}, "dataset.data_files has None; expected names of files"),
+        ("a.csv", {"field": "data"}, "dataset.field is for json files, and these are csv; leave it out"),
+        ("a.jsonl", {"delimiter": ";"}, "dataset.delimiter is for csv files, and these are json"),
+        ("a.jsonl", {"sample_by": "line"}, "dataset.sample_by is for text files, and these are json"),
+    ],
+)
+def test_what_names_no_files_or_is_for_other_files(source, options, message):
+    for read in (load_rows, open_units):
+        with pytest.raises(ConfigError, match=message):
+            read(source, **options)
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1251", "shift_jis", "cp932", "euc_jp", "euc_kr", "gbk", "big5"])

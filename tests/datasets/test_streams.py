@@ -3,7 +3,10 @@
 import gzip
 import json
 import logging
+import multiprocessing
+import subprocess
 import tracemalloc
+from functools import partial
 
 import datasets as hub
 import pytest
@@ -173,6 +176,15 @@ def test_a_process_that_prepares_batches_gives_the_same(name, folder):
     assert len(here) == 60 and there == here
 
 
+def test_a_signal_to_all_processes_does_not_end_the_one_that_prepares_batches(folder):
+    before = multiprocessing.active_children()
+    steps = loader(stream(), num_workers=1).epoch(0)
+    first = next(steps)
+    (child,) = set(multiprocessing.active_children()) - set(before)
+    subprocess.run(["kill", "-TERM", str(child.pid)], check=True)
+    assert tokens([first, *steps]) == tokens(loader(stream()).epoch(0))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("source", ["rows", "packs", "mixture"])
 def test_a_loader_goes_on_where_another_has_stopped_also_with_other_processes(source, workers, long):
@@ -254,6 +266,25 @@ def test_fingerprints(folder):
     assert len({first, *(other.fingerprint() for other in others)}) == 4
     packs = [PackedStream(stream(), max_seq_len=length).fingerprint() for length in (24, 24, 32)]
     assert packs[0] == packs[1] != packs[2]
+
+
+class HasOutput:
+    def __call__(self, row) -> bool:
+        return bool(row["output"])
+
+
+def shorter_than(most: int) -> partial:
+    return partial(lambda row, most: len(row["output"]) < most, most=most)
+
+
+@pytest.mark.parametrize("make", [HasOutput, lambda: shorter_than(9), lambda: partial(HasOutput())])
+def test_a_filter_that_is_an_object_is_known_again_by_the_process_that_goes_on(make, folder):
+    first, again = make(), make()  # at two places in memory, as in two processes
+    assert stream(filter_fn=first).fingerprint() == stream(filter_fn=again).fingerprint()
+
+
+def test_filters_with_other_arguments_are_others(folder):
+    assert stream(filter_fn=shorter_than(9)).fingerprint() != stream(filter_fn=shorter_than(10)).fingerprint()
 
 
 def test_memory_stays_flat(folder):

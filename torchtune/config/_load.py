@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from torchtune.config import _overrides, _package, _yaml
 from torchtune.config._legacy import Normaliser
 from torchtune.config._problem import Place, Problem, place_of, problem, shown
 from torchtune.config._references import references
+from torchtune.errors import ConfigError
 
 
 @dataclass
@@ -69,7 +71,13 @@ def _merge(data: dict[str, Any], positions: dict[str, Place], file: str, words: 
         normaliser.notes += _overrides.apply(parsed, data, positions, normaliser.moved)
         normaliser.run()
     absent: list[_package.Fault] = []
-    cfg = OmegaConf.create(_package.expand(data, absent))
+    try:
+        cfg = OmegaConf.create(_package.expand(data, absent))
+    except OmegaConfBaseException as e:
+        key = (e.full_key or "").replace("[", ".").replace("]", "")
+        message = f"{key}: what begins with ${{ cannot be read ({str(e).partition(chr(10))[0]}); "
+        advice = "${output_dir} repeats another value, and a backslash before ${ makes it plain text"
+        raise ConfigError(str(problem(key, message + advice, positions, file))) from None
     problems = normaliser.problems + [problem(key, message, positions, file) for key, message in absent]
     loaded = LoadedConfig(cfg, file, positions, list(dict.fromkeys(normaliser.notes)), problems, referenced)
     cfg.__dict__["_loaded"] = loaded  # lets `instantiate` name the line of a node

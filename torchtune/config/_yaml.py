@@ -78,6 +78,8 @@ def parse_value(text: str) -> Any:
     """
     if text in ("None", ""):
         return None if text else ""
+    if text.startswith(("{{", "{%")):  # a chat template; YAML has no such value
+        return text
     try:
         root = _compose(text, COMMAND_LINE)
         if root is None:

@@ -30,7 +30,8 @@ class PromptTemplate(PromptTemplateInterface):
         for role, pair in template.items():
             if role not in get_args(Role):
                 raise ConfigError(f"a prompt template has the role {role!r}; expected {', '.join(get_args(Role))}")
-            if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+            is_pair = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
+            if not is_pair or not all(text is None or isinstance(text, str) for text in pair):
                 raise ConfigError(f"the prompt template of {role!r} is {pair!r}; expected [text before, text after]")
         self.template = {role: tuple(pair) for role, pair in template.items()}
 

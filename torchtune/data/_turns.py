@@ -51,8 +51,8 @@ def read_turns(found: Any, column: str, form: Form) -> list[Said]:
         DataError: a turn has not the form that is expected; names it.
     """
     turns = _from_json(found, f"{column!r}") if isinstance(found, str) and found.lstrip().startswith("[") else found
-    if not isinstance(turns, list) or not turns or not all(isinstance(turn, Mapping) for turn in turns):
-        raise DataError(f"{column!r} is {_shown(turns)}; expected a list of turns, at least one, each an object")
+    if not isinstance(turns, list) or not any(isinstance(turn, Mapping) for turn in turns):
+        raise DataError(f"{column!r} is {shown(turns)}; expected a list of turns, at least one, each an object")
     said = []
     for number, turn in enumerate(turns, 1):
         try:
@@ -93,13 +93,13 @@ def after_system(said: Sequence[Said], row: Mapping[str, Any], column: str | Non
         return list(said)
     leave_out = "column_map: {system: null} leaves the column out"
     if not isinstance(prompt := row[column], str):
-        raise DataError(f"a row's {column!r} is {_shown(prompt)}; expected a text, the system message. {leave_out}")
+        raise DataError(f"a row's {column!r} is {shown(prompt)}; expected a text, the system message. {leave_out}")
     first = said[0].message
     if first.role != "system":
         return [Said(Message("system", prompt)), *said]
     if first.text_content.strip() != prompt.strip():
         raise DataError(
-            f"a row has two system messages, {_shown(prompt)} in {column!r} and {_shown(first.text_content)} in the "
+            f"a row has two system messages, {shown(prompt)} in {column!r} and {shown(first.text_content)} in the "
             f"dialogue; {leave_out}"
         )
     return list(said)
@@ -119,7 +119,7 @@ def after_prompt(said: Sequence[Said], side: str, row: Mapping[str, Any], column
     leave_out = "column_map: {prompt: null} leaves the column out"
     found = row[column]
     if not isinstance(found, str | list):
-        raise DataError(f"a row's {column!r} is {_shown(found)}; expected a text or a list of turns. {leave_out}")
+        raise DataError(f"a row's {column!r} is {shown(found)}; expected a text or a list of turns. {leave_out}")
     prompt = [Said(Message("user", found))] if isinstance(found, str) else read_turns(found, column, PAIRS)
     wanted, there = ([_likeness(message) for message, _ in part] for part in (prompt, said))
     if any(there[i : i + len(wanted)] == wanted for i in range(len(there))):
@@ -129,7 +129,7 @@ def after_prompt(said: Sequence[Said], side: str, row: Mapping[str, Any], column
     if wanted[-1][0] == "user" and there[0][0] in ("system", "user"):
         raise DataError(
             f"{side!r} begins with a message from {there[0][0]!r}, as a whole dialogue does, and {column!r}, "
-            f"{_shown(prompt[-1].message.text_content)}, is not in it. {leave_out}"
+            f"{shown(prompt[-1].message.text_content)}, is not in it. {leave_out}"
         )
     return [*prompt, *said]
 
@@ -143,7 +143,7 @@ def tools_of(row: Mapping[str, Any], column: str | None) -> dict[str, list[Mappi
     tools = _from_json(row.get(column) or [], f"{column!r}")
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise DataError(
-            f"{column!r} is {_shown(tools)}; expected a list of functions, each a JSON schema. If the column is "
+            f"{column!r} is {shown(tools)}; expected a list of functions, each a JSON schema. If the column is "
             "something else, column_map: {tools: null} leaves it out"
         )
     return {"tools": tools} if tools else {}
@@ -161,7 +161,7 @@ def cell(row: Mapping[str, Any], column: str) -> Any:
 def text_cell(row: Mapping[str, Any], column: str) -> str:
     """What stands in a column, which must be there and be a text."""
     if not isinstance(found := cell(row, column), str):
-        raise DataError(f"a row's {column!r} is {_shown(found)}; expected a text")
+        raise DataError(f"a row's {column!r} is {shown(found)}; expected a text")
     return found
 
 
@@ -174,9 +174,12 @@ def _openai_message(turn: Turn) -> Message:
     """A turn in the form of OpenAI's chat API (https://platform.openai.com/docs/api-reference/chat/create)."""
     if turn.get("function_call"):
         raise DataError("it has 'function_call', OpenAI's older form; write the call as 'tool_calls'")
-    calls = [_tool_call(call) for call in turn.get("tool_calls") or ()]
+    found = _from_json(turn.get("tool_calls") or [], "'tool_calls'")
+    if not isinstance(found, list):
+        raise DataError(f"'tool_calls' is {shown(found)}; expected a list of calls")
+    calls = [_tool_call(call) for call in found]
     text = _text_parts(turn.get("content") or [] if calls else _entry(turn, "content"), "content")
-    thoughts = [{"type": key, "content": turn[key]} for key in THOUGHTS if turn.get(key)]
+    thoughts = [{"type": key, "content": _text(turn, key)} for key in THOUGHTS if turn.get(key)]
     names = {key: turn[key] for key in ("name", "tool_call_id") if turn.get(key) is not None}
     return Message(_role(turn, "role", _OPENAI_ROLES), [*thoughts, *text, *calls], **_flags(turn), **names)
 
@@ -201,8 +204,10 @@ SHAREGPT = Form(
 PAIRS = OPENAI._replace(instead="pairs of answers are read in no other form")
 
 
-def _check_form(turn: Turn, form: Form) -> None:
-    """Refuses a turn of the other form by the name of that."""
+def _check_form(turn: Any, form: Form) -> None:
+    """Refuses a turn that is no object, and one of the other form by the name of that."""
+    if not isinstance(turn, Mapping):
+        raise DataError(f"it is {shown(turn)}; expected an object with {' and '.join(map(repr, form.keys))}")
     other = SHAREGPT if form.name == OPENAI.name else OPENAI
     if form.keys[0] not in turn and other.keys[0] in turn:
         raise DataError(
@@ -215,7 +220,7 @@ def _role(turn: Turn, key: str, roles: Mapping[str, Role]) -> Role:
     speaker = _entry(turn, key)
     role = roles.get(speaker.lower()) if isinstance(speaker, str) else None
     if role is None:
-        raise DataError(f"{key!r} is {_shown(speaker)}; expected one of {', '.join(roles)}")
+        raise DataError(f"{key!r} is {shown(speaker)}; expected one of {', '.join(roles)}")
     return role
 
 
@@ -228,11 +233,17 @@ def _entry(turn: Turn, key: str) -> Any:
     return turn[key]
 
 
+def _text(turn: Turn, key: str) -> str:
+    if not isinstance(found := turn[key], str):
+        raise DataError(f"{key!r} is {shown(found)}; expected a text")
+    return found
+
+
 def _flags(turn: Turn) -> dict[str, bool]:
     """What a turn says of its message as a whole: whether it ends the turn, and whether its text is a call."""
     said = {name: turn[name] for name in ("ipython", "eot") if turn.get(name) is not None}
     if wrong := {name: value for name, value in said.items() if value not in (0, 1)}:
-        raise DataError(f"it has {wrong}; expected true or false")
+        raise DataError(f"it has {shown(wrong)}; expected true or false")
     return {name: bool(value) for name, value in said.items()}
 
 
@@ -240,7 +251,7 @@ def _is_trained(turn: Turn) -> bool | None:
     """What a turn says itself: OpenAI's ``weight``, axolotl's ``train``, or ``masked``; None where it says nothing."""
     said = {name: turn[name] for name in ("weight", "train", "masked") if turn.get(name) is not None}
     if wrong := {name: value for name, value in said.items() if value not in (0, 1)}:
-        raise DataError(f"it has {wrong}; expected 0 or 1, or true or false")
+        raise DataError(f"it has {shown(wrong)}; expected 0 or 1, or true or false")
     trained = {bool(value) != (name == "masked") for name, value in said.items()}
     if len(trained) > 1:
         raise DataError(f"it has {said}, which contradict each other")
@@ -256,10 +267,13 @@ def _tool_call(call: Any) -> dict[str, Any]:
     """A call as a part of a message; OpenAI puts name and arguments under ``function``, the latter as JSON."""
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not function.get("name"):
-        raise DataError(f'a tool call is {str(call)[:100]}; expected {{"name": ..., "arguments": {{...}}}}')
-    arguments = _from_json(function.get("arguments") or {}, f"'arguments' of the call of {function['name']!r}")
+        raise DataError(f'a tool call is {shown(call)}; expected {{"name": ..., "arguments": {{...}}}}')
+    if not isinstance(function["name"], str):
+        raise DataError(f"the 'name' of a tool call is {shown(function['name'])}; expected a text")
+    what = f"'arguments' of the call of {shown(function['name'])}"
+    arguments = _from_json(function.get("arguments") or {}, what)
     if not isinstance(arguments, Mapping):
-        raise DataError(f"'arguments' of the call of {function['name']!r} is {arguments!r}; expected names and values")
+        raise DataError(f"{what} is {shown(arguments)}; expected names and values")
     number = {"id": call["id"]} if call.get("id") else {}
     return {"type": "tool_call", "content": {"name": function["name"], "arguments": dict(arguments), **number}}
 
@@ -270,7 +284,9 @@ def _from_json(value: Any, what: str) -> Any:
     try:
         return json.loads(value)
     except json.JSONDecodeError as error:
-        raise DataError(f"{what} is no JSON ({error}): {value[:100]!r}") from error
+        raise DataError(f"{what} is no JSON ({error}): {shown(value)}") from error
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{what} is JSON nested too deeply, or with too long a number: {shown(value)}") from error
 
 
 def _text_parts(content: Any, key: str) -> list[dict[str, Any]]:
@@ -278,22 +294,22 @@ def _text_parts(content: Any, key: str) -> list[dict[str, Any]]:
     if isinstance(content, str):
         return [{"type": "text", "content": content}]
     if not isinstance(content, list):
-        raise DataError(f"{key!r} is {_shown(content)}; expected a text or a list of parts")
+        raise DataError(f"{key!r} is {shown(content)}; expected a text or a list of parts")
     return [_text_part(part, key) for part in content]
 
 
 def _text_part(part: Any, key: str) -> dict[str, Any]:
     if not isinstance(part, Mapping):
-        raise DataError(f'a part of {key!r} is {_shown(part)}; expected {{"type": "text", "text": ...}}')
+        raise DataError(f'a part of {key!r} is {shown(part)}; expected {{"type": "text", "text": ...}}')
     if part.get("type") != "text":
-        raise DataError(f"a part of {key!r} is of type {part.get('type')!r}; only 'text' is supported yet")
+        raise DataError(f"a part of {key!r} is of type {shown(part.get('type'))}; only 'text' is supported yet")
     found = part.get("content", part.get("text"))
     if not isinstance(found, str):
-        raise DataError(f"a part of {key!r} is {_shown(part)}; its 'text' must be there and be a text")
+        raise DataError(f"a part of {key!r} is {shown(part)}; its 'text' must be there and be a text")
     return {"type": "text", "content": found}
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as it may stand in a message."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."

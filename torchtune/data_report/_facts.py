@@ -190,7 +190,7 @@ def _packing(part: Part, look: Look, limit: tuple[int, str | None], batch_size: 
     (capacity, limited_by), used = limit, _strategy(part.packed)
     cut = int((lengths > capacity).sum())
     if used is None:  # to pack them, the config has to cut them at this length
-        lengths = np.minimum(lengths, capacity)
+        lengths = np.minimum(lengths, min(capacity, int(lengths.max())))
     tokens = int(lengths.sum())
     packs = {}
     if lengths.max() <= capacity:

@@ -10,6 +10,21 @@ from torchtune.datasets._records import UTF8, Place, Record, decode, lines, prin
 from torchtune.datasets._rows import Row
 from torchtune.errors import DataError
 
+_MOST_SHOWN = 300  # characters of a header
+_ADVICE = {  # part of what the csv module says -> what is wrong
+    "new-line character": (
+        "a carriage return (\\r) outside of quotes has no line feed (\\n) behind it; put the text in quotes, or, if "
+        "all lines end so, convert the file: tr '\\r' '\\n' < FILE > NEW_FILE"
+    ),
+    "unexpected end of data": (
+        "a cell in this row begins with a quote and does not end; close it, or double the quotes that belong to the "
+        'text: "say ""hi"""'
+    ),
+    "expected after": (
+        'text follows the quote that ends a cell; double the quotes that belong to the text: "say ""hi"""'
+    ),
+}
+
 
 class Csv:
     """Rows as dicts of strings; an empty cell is an empty string, and blank lines are no rows."""
@@ -32,7 +47,7 @@ class Csv:
         with _cells_of_any_length():
             cells = self._cells(raw, place)
         if len(cells) != len(self._header):
-            header = printable(", ".join(self._header))
+            header = _shown(self._header)
             raise DataError(
                 f"{place}: {len(cells)} cells, and the header has {len(self._header)} ({header}). Put text that "
                 'contains the delimiter in quotes, and double the quotes in it: "say ""hi"""'
@@ -72,11 +87,10 @@ class Csv:
             columns = self._delimiter.join(("instruction", "input", "output"))
             raise DataError(f"{self.name} is empty; expected a header line such as {columns}")
         if "" in header:
-            raise DataError(f"{self.name}, line 1: column {header.index('') + 1} of the header has no name: {header}")
+            number = header.index("") + 1
+            raise DataError(f"{self.name}, line 1: column {number} of the header has no name: {_shown(header)}")
         if len(set(header)) < len(header):
-            raise DataError(
-                f"{self.name}, line 1: a column name stands twice in the header: {printable(', '.join(header))}"
-            )
+            raise DataError(f"{self.name}, line 1: a column name stands twice in the header: {_shown(header)}")
         if len(header) == 1:
             others = [mark for mark in (",", ";", "\t", "|") if mark != self._delimiter and mark in header[0]]
             if others:
@@ -84,8 +98,14 @@ class Csv:
         return header
 
 
+def _shown(cells: list[str]) -> str:
+    text = printable(", ".join(cells))
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
 def _malformed(place: Place, error: csv.Error) -> DataError:
-    return DataError(f"{place}: not valid CSV: {error}")
+    advice = next((advice for part, advice in _ADVICE.items() if part in str(error)), str(error))
+    return DataError(f"{place}: not valid CSV: {advice}")
 
 
 @contextmanager

@@ -56,6 +56,8 @@ class Look:
         """Whether a sample was cut and has nothing to learn. What opens an answer is nothing, and so is the end token
         that tokenizers put behind what they have cut.
         """
+        if not len(self.table.tokens):
+            return np.zeros(len(self.table), dtype=bool)
         last = np.maximum(self.table.ends - 1, 0)
         forced = self.table.trained[last] & self.ends_turn(self.table.tokens[last])
         opening = self.part.answer_opening if self.is_cut.any() else 0

@@ -12,12 +12,14 @@ import os
 import re
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO
 
 from torchtune.datasets._prepare import default_cache_dir
+from torchtune.datasets._token_table import remove_abandoned
 from torchtune.errors import ConfigError, DataError, MissingDependency, TuneError
 
 _log = logging.getLogger(__name__)
@@ -72,8 +74,15 @@ def find_files(patterns: str | Iterable[str], kind: str | None = None) -> list[s
 
 
 def listed(patterns: str | Path | Iterable[str]) -> list[str]:
-    """One name or many as a list."""
-    return [os.fspath(patterns)] if isinstance(patterns, str | Path) else [os.fspath(each) for each in patterns]
+    """One name or many as a list.
+
+    Raises:
+        ConfigError: there is something else among them
+    """
+    found = list(patterns) if isinstance(patterns, Iterable) and not isinstance(patterns, str) else [patterns]
+    if other := [each for each in found if not isinstance(each, str | os.PathLike)]:
+        raise ConfigError(f"dataset.data_files has {other[0]!r}; expected names of files")
+    return [os.fspath(each) for each in found]
 
 
 def by_split(files: Iterable[str], folder: str) -> dict[str, list[str]]:
@@ -107,6 +116,7 @@ def local_copy(name: str) -> Path:
         target = folder / f"{_stamp(name)}{suffix_of(name)}"
         if not target.exists():
             folder.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(folder)
             hidden = folder / f".{target.name}.{uuid.uuid4().hex}"
             try:
                 with open_file(name) as source, hidden.open("wb") as copy:
@@ -141,7 +151,7 @@ def errors_of(name: str) -> Iterator[None]:
         raise
     except ImportError as error:
         raise MissingDependency(f"{name}: {error}") from error
-    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as error:
         text = str(error).strip() or type(error).__name__
         raise DataError(f"{name} cannot be read: {text.splitlines()[0][:300]}") from error
 

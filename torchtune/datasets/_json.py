@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -69,10 +70,11 @@ class JsonLines:
             raise DataError(f"{place}: a \\ud... escape stands alone and is no character") from error
         except json.JSONDecodeError as error:
             raise DataError(_malformed(place, error)) from error
-        except RecursionError as error:
-            raise DataError(f"{place}: {_TOO_DEEP}") from error
+        except (RecursionError, ValueError) as error:
+            raise DataError(f"{place}: {_why(error)}") from error
         if not isinstance(row, dict):
-            raise DataError(f"{place}: expected an object, found {_kind(row)}")
+            hint = '; a dialogue stands below a key: {"messages": [...]}' if isinstance(row, list) and row else ""
+            raise DataError(f"{place}: expected an object, found {_kind(row)}{hint}")
         return row
 
 
@@ -106,16 +108,21 @@ class JsonList(JsonLines):
                 (byte, line), at = after, end
         except json.JSONDecodeError as error:
             raise DataError(_malformed(Place(self.name, error.lineno), error)) from error
-        except RecursionError as error:
-            raise DataError(f"{self.name}: {_TOO_DEEP}") from error
 
     def _items(self, text: str) -> Iterator[tuple[int, int]]:
         """Where each item of the list starts and stops in the text."""
         begin = _after_space(text, 0) if self._field is None else self._begin_of_field(text, self._field)
         at = _after_space(text, begin + 1)
         closed = text[at : at + 1] == "]"
+        count = 0
         while not closed:
-            _, stop = _ANY.raw_decode(text, at)
+            count += 1
+            try:
+                _, stop = _ANY.raw_decode(text, at)
+            except json.JSONDecodeError:
+                raise
+            except (RecursionError, ValueError) as error:
+                raise DataError(f"{Place(self.name, _line_at(text, at), count)}: {_why(error)}") from error
             yield at, stop
             at = _after_space(text, stop)
             closed = text[at : at + 1] == "]"
@@ -128,7 +135,12 @@ class JsonList(JsonLines):
             raise DataError(f"{self.name}, line {_line_at(text, rest)}: text behind the end; put all rows in one list")
 
     def _begin_of_field(self, text: str, field: str) -> int:
-        value = _ANY.decode(text)
+        try:
+            value = _ANY.decode(text)
+        except json.JSONDecodeError:
+            raise
+        except (RecursionError, ValueError) as error:
+            raise DataError(f"{self.name}: {_why(error)}") from error
         if not isinstance(value, dict):
             found = _kind(value)
             raise DataError(
@@ -161,7 +173,13 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _ANY = json.JSONDecoder()
 _EACH_KEY_ONCE = json.JSONDecoder(object_pairs_hook=_each_key_once)
-_TOO_DEEP = "the JSON is nested too deeply"
+
+
+def _why(error: RecursionError | ValueError) -> str:
+    """Why JSON that is well formed cannot be read."""
+    if isinstance(error, RecursionError):
+        return "the JSON is nested too deeply"
+    return f"there is a number with more than {sys.get_int_max_str_digits():,} digits; write it as a text, in quotes"
 
 
 def _is_json(raw: bytes, encoding: str) -> bool:

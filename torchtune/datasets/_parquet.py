@@ -90,6 +90,8 @@ def _open(file: Path | BinaryIO, name: str) -> "ParquetFile":
 def _ends_of_groups(file: "ParquetFile", name: str) -> np.ndarray:
     """How many rows there are up to the end of each row group."""
     sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    if min(sizes, default=0) < 0:
+        raise DataError(f"{name} is damaged: it says that a part of it has {min(sizes)} rows")
     if not sum(sizes):
         raise DataError(f"{name} holds no rows")
     return np.cumsum(sizes)
@@ -101,5 +103,5 @@ def _errors_of(name: str) -> Iterator[None]:
 
     try:
         yield
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError, IndexError) as error:  # the last two: damaged names and counts
         raise DataError(f"{name} is no Parquet file, or is damaged: {str(error).splitlines()[0][:300]}") from error

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Unpack
 
+from torchtune.data._turns import shown
 from torchtune.data._utils import truncate
 from torchtune.datasets._arguments import LoadArguments
 from torchtune.datasets._row_dataset import TokenRowDataset
@@ -61,5 +62,5 @@ def text_in(row: Row, column: str) -> str:
         DataError: it is none
     """
     if not isinstance(text := row[column], str):
-        raise DataError(f"{column!r} is {text!r}; expected a text")
+        raise DataError(f"{column!r} is {shown(text)}; expected a text")
     return text

@@ -119,15 +119,16 @@ def check_encoding(encoding: str) -> str:
     try:
         name = codecs.lookup(encoding).name.removesuffix("-sig")
         is_plain = ascii_bytes.decode(name) == ascii_bytes.decode("ascii")
+        is_plain = is_plain and all(
+            bytes([lead, *b"\n" * 4]).decode(name, "ignore").count("\n") == 4 for lead in range(128, 256)
+        )
     except (LookupError, TypeError) as error:
         raise ConfigError(
             f"dataset.encoding is {encoding!r}; it must be an encoding that Python knows, such as latin-1"
         ) from error
     except UnicodeError:
         is_plain = False
-    if not is_plain or any(
-        bytes([lead, *b"\n" * 4]).decode(name, "ignore").count("\n") != 4 for lead in range(128, 256)
-    ):
+    if not is_plain:
         raise ConfigError(
             f"dataset.encoding is {encoding!r}, in which line breaks are not single bytes; convert the file to UTF-8: "
             f"iconv -f {encoding} -t UTF-8 FILE > NEW_FILE"

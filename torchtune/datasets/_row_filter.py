@@ -85,12 +85,16 @@ def _predicate(
 
 
 def _source_of(function: Callable) -> str:
+    function = function.func if isinstance(function, partial) else function
     try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):  # no file, or no function
+        return inspect.getsource(function if hasattr(function, "__qualname__") else type(function))
+    except (OSError, TypeError):  # no file, or built in
         return ""
 
 
 def _name_of(function: Callable) -> str:
-    name = getattr(function, "__qualname__", None)
-    return f"{function.__module__}.{name}" if name else repr(function)
+    """A name that is the same in another process, which an object's own is not."""
+    if isinstance(function, partial):
+        return f"{_name_of(function.func)} with {function.args} {function.keywords}"
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"

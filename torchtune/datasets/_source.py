@@ -102,7 +102,7 @@ def open_units(source: str, split: Any = _DEFAULT_SPLIT, **load_dataset_kwargs: 
 
 
 def _request(source: str, split: Any, kwargs: Mapping[str, Any]) -> "_Local | _Foreign":
-    if not isinstance(source, str):
+    if not isinstance(source, str) or not source.strip():
         raise ConfigError(f"dataset.source must be a name or a path, found {source!r}")
     source = os.path.expanduser(source)
     options = {key: value for key, value in kwargs.items() if value is not None}
@@ -120,6 +120,7 @@ def _request(source: str, split: Any, kwargs: Mapping[str, Any]) -> "_Local | _F
     if kind is not None and files is None and "data_dir" not in options:
         raise ConfigError(f"dataset.source is {source!r}, so dataset.data_files must name the file(s)")
     if kind is not None and files is not None:
+        _check_options(options, kind)
         if (reason := _reason_for_datasets(kind, split, files, options)) is None:
             return _Local(kind, _splits(files, kind), _own_options(options))
         log_rank_zero(
@@ -161,6 +162,14 @@ def _reason_for_datasets(kind: str, split: Any, files: Any, options: Mapping[str
     names = [name for group in groups for name in _files.listed(group)]
     packed = [name for name in names if PurePath(name).suffix.lower() in _READ_BY_DATASETS]
     return f"because it unpacks {packed[0]}" if packed else None
+
+
+def _check_options(options: Mapping[str, Any], kind: str) -> None:
+    """Refuses what is for files of another kind alone."""
+    for name in options:
+        kinds = [other for other, known in _OPTIONS.items() if name in known]
+        if kinds and kind not in kinds:
+            raise ConfigError(f"dataset.{name} is for {', '.join(kinds)} files, and these are {kind}; leave it out")
 
 
 def _own_options(options: Mapping[str, Any]) -> dict[str, Any]:

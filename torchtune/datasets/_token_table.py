@@ -133,7 +133,7 @@ class InFolder:
         self._folder, self._facts, self._end = folder, facts, 0
         self._hidden = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
         self._hidden.mkdir(parents=True)
-        _remove_abandoned(folder.parent)
+        remove_abandoned(folder.parent)
         self._files = {name: open(self._hidden / name, "wb") for name in (_TOKENS, _TRAINED, _ENDS)}
 
     def add(self, piece: Piece) -> None:
@@ -195,12 +195,13 @@ def _excerpts(folder: Path) -> str:
     return content.hexdigest()
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """Take away what runs that were killed have left unfinished."""
+def remove_abandoned(folder: Path) -> None:
+    """Take away what runs that were killed have left unfinished: hidden files, and folders of files."""
     for hidden in folder.glob(".*"):
         with suppress(OSError):
-            if time.time() - max(path.stat().st_mtime for path in [hidden, *hidden.iterdir()]) > _ABANDONED:
-                shutil.rmtree(hidden, ignore_errors=True)
+            inside = list(hidden.iterdir()) if hidden.is_dir() else []
+            if time.time() - max(path.stat().st_mtime for path in [hidden, *inside]) > _ABANDONED:
+                shutil.rmtree(hidden, ignore_errors=True) if hidden.is_dir() else hidden.unlink()
 
 
 def in_pieces(length: int, size: int) -> Iterator[range]:

@@ -120,7 +120,7 @@ def _functions(text: str) -> list[dict[str, Any]]:
     """The calls in a text such as ``{"name": "f", "arguments": {"x": 1}}``, or a list of such; none in another text."""
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number with thousands of digits, lists in lists in lists
         return []
     functions = [_function(call) for call in (found if isinstance(found, list) else [found])]
     return functions if all(functions) else []
