@@ -1,4 +1,4 @@
-"""Where chat templates run: they reach nothing but what they are given, and do no more than a number of steps."""
+"""Where chat templates run: they reach nothing but what they are given, and do and make no more than so much."""
 
 import operator
 import re
@@ -14,10 +14,10 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.runtime import markup_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 from jinja2.utils import Namespace
-from jinja2.visitor import NodeTransformer
 from markupsafe import soft_str
 
 from torchtune.modules.transforms.tokenizers._chat_template import Span
+from torchtune.modules.transforms.tokenizers._counted_syntax import LIST, REMAINDER, STEP, SUM, TEXTS, counted
 from torchtune.modules.transforms.tokenizers._growth import GROWING_FILTERS, most_of, most_of_call, weight
 
 MAX_STEPS = 1_000_000
@@ -25,10 +25,7 @@ STEPS_OF_A_PAIR = 10  # of messages, in addition; Gemma 4's and gpt-oss's templa
 MAX_CHARS = 100_000_000
 CHARS_OF_A_PAIR = 1_000  # likewise, for templates that put the dialogue together piece by piece
 _MAX_BITS = 10_000  # of a product or a power
-_FEW = 10  # terms of a sum
 _PIECES = 64  # of a text, counted together
-_STEP, _SUM, _TEXTS, _REMAINDER, _LIST = "a step", "a sum", "a text", "a rest", "a list"  # no template can write these
-_REPEATED = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)
 
 
 class Generation(Extension):
@@ -45,46 +42,6 @@ class Generation(Extension):
     def _mark(self, caller: Any) -> str:
         begin, end = self.environment.marks
         return f"{begin}{caller()}{end}"
-
-
-class _Judged(NodeTransformer):
-    """Puts filters in the place of operators that make texts and lists larger. What stands by itself between ``{{`` and
-    ``}}`` is as it was where it is a sum of a few: what is written is counted as a whole.
-    """
-
-    def visit_Output(self, node: nodes.Output) -> nodes.Output:
-        node.nodes = [self._short_sum(each) or self.visit(each) for each in node.nodes]
-        return node
-
-    def visit_Add(self, node: nodes.Add) -> nodes.Filter:
-        return _filter(_SUM, node, [self.visit(term) for term in _terms(node)])
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:
-        return _filter(_TEXTS, node, [self.visit(each) for each in node.nodes])
-
-    def visit_Mod(self, node: nodes.Mod) -> nodes.Filter:
-        return _filter(_REMAINDER, node, [self.visit(node.left), self.visit(node.right)])
-
-    def visit_List(self, node: nodes.List) -> nodes.Node:
-        return self._weighed(self.generic_visit(node))
-
-    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
-        return self._weighed(self.generic_visit(node))
-
-    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
-        return node if node.ctx == "store" else self._weighed(self.generic_visit(node))
-
-    def _short_sum(self, node: nodes.Node) -> nodes.Node | None:
-        if not isinstance(node, nodes.Add) or len(terms := _terms(node)) > _FEW:
-            return None
-        return reduce(lambda left, right: nodes.Add(left, right, lineno=node.lineno), map(self.visit, terms))
-
-    def _weighed(self, node: nodes.Node) -> nodes.Node:
-        try:
-            node.as_const()
-        except nodes.Impossible:
-            return _filter(_LIST, node, [node])
-        return node
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -106,27 +63,20 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._either_mark = re.compile(f"({'|'.join(self.marks)})")
         self.steps_left, self.chars_left = MAX_STEPS, MAX_CHARS
         self.filters |= {
-            _STEP: lambda _: self._spend(1), _SUM: self._sum, _TEXTS: self._texts, _REMAINDER: self._remainder,
-            _LIST: self._list,
-        }  # fmt: skip
+            STEP: lambda _: self._spend(1),
+            SUM: self._sum,
+            TEXTS: self._texts,
+            REMAINDER: self._remainder,
+            LIST: self._list,
+        }
         self.concat = self._concat  # Jinja's name for what puts a text together
         self.globals["range"] = self._range
         del self.globals["lipsum"]  # text drawn by lot, of any length
 
     def compiled(self, source: str) -> Template:
-        """The template, with a step wherever something can be done again and again, and a look at what may grow.
-
-        These are filters, for a sandbox makes a call of anything else twenty times as slow.
-        """
+        """The template, which counts what it does and makes."""
         self.filters |= {name: self._judged(name, self.filters[name]) for name in GROWING_FILTERS}
-        tree = _Judged().visit(self.parse(source))
-        for node in list(tree.find_all(_REPEATED)):
-            step = nodes.Filter(nodes.EnvironmentAttribute("steps_left"), _STEP, [], [], None, None, lineno=node.lineno)
-            if isinstance(node, nodes.For) and node.test is not None:  # it sees more items than the body does
-                node.test = nodes.And(step, node.test, lineno=node.lineno)
-            else:
-                node.body.insert(0, nodes.ExprStmt(step, lineno=node.lineno))
-        return self.from_string(tree.set_environment(self))
+        return self.from_string(counted(self.parse(source)).set_environment(self))
 
     def rendered(self, template: Template, variables: Mapping[str, Any]) -> tuple[str, list[Span]]:
         """What the template writes, and where in it that is what it marks."""
@@ -235,21 +185,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if self.steps_left < 0:
             raise SecurityError(f"it takes more than {MAX_STEPS:,} steps (turns of loops) for so short a dialogue")
         return True
-
-
-def _filter(name: str, node: nodes.Expr, values: list[nodes.Expr]) -> nodes.Filter:
-    """A call of one of the filters that no template can write, in the place of a node."""
-    first, *others = values
-    return nodes.Filter(first, name, others, [], None, None, lineno=node.lineno)
-
-
-def _terms(node: nodes.Expr) -> list[nodes.Expr]:
-    """Those of a sum, from left to right."""
-    terms = []
-    while isinstance(node, nodes.Add):
-        terms.append(node.right)
-        node = node.left
-    return [node, *reversed(terms)]
 
 
 def _repeated(items: Any, times: Any) -> int:
