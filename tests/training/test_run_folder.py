@@ -93,6 +93,40 @@ def test_an_optimizer_goes_on_where_it_was(folder, make):
     assert torch.equal(model.weight, again.weight) and torch.equal(model.bias, again.bias)
 
 
+@pytest.mark.parametrize("name", ["AdamW8bit", "Adam4bit", "AdamWFp8"])
+@pytest.mark.parametrize("in_backward", [False, True])
+def test_an_optimizer_of_torchao_goes_on_where_it_was(folder, monkeypatch, name, in_backward):
+    import torchao.optim
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+
+    def begin():
+        torch.manual_seed(0)
+        model = nn.Linear(64, 64)  # as many weights as it takes to be quantised; the bias is not
+        params = list(model.parameters())
+        make = lambda some: getattr(torchao.optim, name)(some, lr=0.1)  # noqa: E731
+        return model, InBackward(make, params) if in_backward else make(params)
+
+    def step(model, optimizer, scale):
+        model(torch.linspace(-scale, scale, 64)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    (model, optimizer), (again, fresh) = begin(), begin()
+    step(model, optimizer, 1.0)
+    folder.begin(None)
+    path = save(folder, "step_1", 1, model, optimizer)
+    again.load_state_dict(torch.load(path / "weights.pt"))
+    folder.load_state(folder.resume_point(), again, fresh)
+    for scale in (2.0, 0.5):
+        step(model, optimizer, scale)
+        step(again, fresh, scale)
+    assert torch.equal(model.weight, again.weight) and torch.equal(model.bias, again.bias)
+    other = torch.optim.AdamW(model.parameters())
+    with pytest.raises(ConfigError, match="keeps exp_avg in few bits, and this run's, AdamW, does not"):
+        folder.load_state(folder.resume_point(), model, other)
+
+
 def test_an_optimizer_of_other_groups_is_refused(folder):
     model, optimizer = trained(1)
     folder.begin(None)

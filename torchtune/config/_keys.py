@@ -94,12 +94,13 @@ def _check_one(value: Any, kind: Any) -> tuple[Any, str | None]:
     if origin is list:
         return _check_list(value, args[0])
     if kind is Component:
-        return value, None if isinstance(value, Mapping) else "a mapping with _component_"
+        fits = isinstance(value, Mapping) and "_component_" in value
+        return value, None if fits else "a mapping with _component_"
     if origin is not None or kind is Mapping:
         return value, None if isinstance(value, Mapping) else "a mapping"
     if kind in (type(None), None):
         return value, None if value is None else "null"
-    if kind is float and type(value) is int:
+    if kind is float and (type(value) is int or value == "inf"):  # `clip_grad_norm: inf` is torchtune's; YAML has .inf
         return float(value), None
     fits = type(value) is (str if kind is Dotted else kind) and not (kind is float and value != value)
     return value, None if fits else _NAMES[kind]

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from torchtune.errors import ConfigError, MissingDependency
+from torchtune.training.distributed import local_rows
 
 # What torchao and its kernels raise for a tensor, a device or a number that they are not made for.
 _REFUSALS = (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError)
@@ -97,3 +99,19 @@ def put_together(parts: Mapping[str, Tensor], text: str) -> Tensor:
         return made[_NAME]
     except (*_REFUSALS, AttributeError, LookupError) as e:
         raise ValueError(f"torchao makes no tensor of {', '.join(parts)} and {text[:200]}: {e}") from e
+
+
+def empty_state(optimizer: Optimizer, parameter: Tensor, slot: str) -> Tensor:
+    """What one of torchao's optimizers would keep of a parameter in a slot before its first step.
+
+    Raises:
+        ConfigError: this is none of torchao's optimizers, or it keeps another kind of state.
+    """
+    make = getattr(optimizer, "_new_buffer", None)
+    made = None if make is None else make(parameter, slot == "exp_avg")  # only the average itself has a sign
+    if made is None or type(local_rows(made)[0]) is Tensor:
+        raise ConfigError(
+            f"the checkpoint's optimizer keeps {slot} in few bits, and this run's, {type(optimizer).__name__}, does "
+            "not; resume with the optimizer of the first run"
+        )
+    return made

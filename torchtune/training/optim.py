@@ -32,7 +32,10 @@ class InBackward(Optimizer):
     def _step_one(self, p: Tensor) -> None:
         optimizer = self.optimizers[p]
         for group in optimizer.param_groups:  # a schedule writes its rate into our one group
-            group["lr"] = self.param_groups[0]["lr"]
+            if isinstance(group["lr"], Tensor):  # torchao's optimizers take no other
+                group["lr"].fill_(self.param_groups[0]["lr"])
+            else:
+                group["lr"] = self.param_groups[0]["lr"]
         optimizer.step()
         p.grad = None
 

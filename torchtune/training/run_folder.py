@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from torchtune.errors import ConfigError, NonFiniteError
+from torchtune.training._torchao import empty_state
 from torchtune.training.checkpointing._atomic import (
     MANIFEST,
     checkpoints,
@@ -42,6 +44,7 @@ from torchtune.training.distributed import World, local_rows
 from torchtune.training.optim import InBackward, hyperparameters
 
 RUN_STATE = "run_state.json"
+_PART = "."  # between a slot and a part of its value
 _STATES_KEPT = 2  # optimizer states are twice the model: the newest, and one to fall back on
 
 logger = logging.getLogger(__name__)
@@ -221,16 +224,24 @@ def _hash_of_manifest(checkpoint: Path) -> str:
 def _shards(model: nn.Module, optimizer: Optimizer) -> dict[str, dict[str, LocalShard]]:
     state = optimizer.state
     return {  # also of an optimizer that keeps nothing, such as SGD: its parameters are named
-        name: {slot: _shard(value) for slot, value in state.get(p, {}).items() if value is not None}
+        name: {at: shard for slot, value in state.get(p, {}).items() for at, shard in _slots(slot, value)}
         for name, p in model.named_parameters()
         if p.requires_grad
     }
 
 
-def _shard(value: Any) -> LocalShard:
+def _slots(slot: str, value: Any) -> Iterator[tuple[str, LocalShard]]:
+    """What is saved of one slot: its rows, or the parts of a quantised value, whose groups no row bounds."""
+    if value is None:
+        return
     tensor = value if isinstance(value, Tensor) else torch.tensor(value)
     rows, start = local_rows(tensor)
-    return LocalShard(rows, tuple(tensor.shape), start)
+    if not is_traceable_wrapper_subclass(rows):
+        yield slot, LocalShard(rows, tuple(tensor.shape), start)
+        return
+    for name in rows.__tensor_flatten__()[0]:
+        part = getattr(rows, name)
+        yield f"{slot}{_PART}{name}", LocalShard(part, tuple(part.shape), None)
 
 
 def _span(parameter: Tensor) -> Span:
@@ -248,12 +259,32 @@ def _fill_optimizer(
         )
     for group, saved in zip(optimizer.param_groups, groups):
         _say_what_changed(group, saved)
-        group |= {k: tuple(v) if isinstance(group.get(k), tuple) else v for k, v in saved.items()}
+        group |= {k: _in_the_form_of(group.get(k), v) for k, v in saved.items()}
     for name, slots in loaded.optimizer.items():
         p = trained[name]
         owner = optimizer.optimizers[p] if isinstance(optimizer, InBackward) else optimizer
         on_device = any(optimizer.defaults.get(k) for k in ("fused", "capturable"))
-        owner.state[p] = {slot: _like(p, value) if value.dim() or on_device else value for slot, value in slots.items()}
+        plain = {slot: value for slot, value in slots.items() if _PART not in slot}
+        owner.state[p] = {slot: _like(p, value) if value.dim() or on_device else value for slot, value in plain.items()}
+        parts = {slot: value for slot, value in slots.items() if _PART in slot}
+        for slot in dict.fromkeys(at.partition(_PART)[0] for at in parts):
+            owner.state[p][slot] = _joined(slot, parts, owner, p)
+
+
+def _joined(slot: str, parts: Mapping[str, Tensor], optimizer: Optimizer, p: Tensor) -> Tensor:
+    """A quantised value of its saved parts."""
+    made = empty_state(optimizer, p, slot)
+    rows, _ = local_rows(made)
+    for name in rows.__tensor_flatten__()[0]:
+        getattr(rows, name).copy_(parts[f"{slot}{_PART}{name}"])
+    return made
+
+
+def _in_the_form_of(now: Any, saved: Any) -> Any:
+    """A group's saved value as the optimizer wants it; some keep their learning rate in a tensor."""
+    if isinstance(now, Tensor):
+        return torch.full_like(now, saved)
+    return tuple(saved) if isinstance(now, tuple) else saved
 
 
 def _say_what_changed(group: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
