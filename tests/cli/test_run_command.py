@@ -233,3 +233,23 @@ def test_help_names_torchruns_options(capsys):
     run_module.run(["--help"])
     text = capsys.readouterr().out
     assert "usage: tune run" in text and "--nproc-per-node" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("run --config demo full_finetune_single_device", "full_finetune_single_device is a recipe: put it before"),
+        ("run full_finetune_single_device demo", "needs --config CONFIG, for example --config demo"),
+        ("run full_finetune_single_device config=demo", "needs --config CONFIG, for example --config demo"),
+        ("run demo", "demo is a config and no recipe: tune run --config demo"),
+        ("run my.yaml", "my.yaml is a config and no recipe: tune run --config my.yaml"),
+        ("data --config demo", "unrecognized arguments: --config; the config stands there without it"),
+        ("validate --config demo", "as in `tune validate demo`"),
+        ("cat --config demo", "as in `tune cat demo`"),
+    ],
+)
+def test_words_in_the_wrong_place(folder, capsys, words, said):
+    (folder / "my.yaml").write_text("seed: 1")
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    assert ended.value.code == 2 and said in capsys.readouterr().err

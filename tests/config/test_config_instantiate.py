@@ -3,6 +3,7 @@
 import functools
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from torchtune.config import instantiate, load, load_text, validate
@@ -148,3 +149,9 @@ def test_validate_lists_all_faults(parts):
     assert "does not take 'a'" in str(e.value) and "does not take 'b'" in str(e.value)
     with pytest.raises(ConfigError, match="lrr"):
         validate(DictConfig({"optimizer": {"_component_": "torch.optim.SGD", "lrr": 1}}))
+
+
+def test_what_an_optimizer_refuses_is_a_fault_of_the_config():
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    with pytest.raises(ConfigError, match="torch.optim.AdamW: Invalid learning rate: -1"):
+        instantiate({"_component_": "torch.optim.AdamW", "lr": -1}, parameters)

@@ -56,6 +56,7 @@ def test_words_change_the_config(word, get):
         ("a.b=1", ["a is a single value"]),
         ("l.7=1", ["list of 2"]),
         ("a=[1,2", ["opens ["]),
+        ("a={b:", ["opens { and ", "; one with spaces is quoted for the shell"]),
         (
             "a='${'",
             ["command line: a: what begins with ${ cannot be read", "a backslash before ${ makes it plain text"],

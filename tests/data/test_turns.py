@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from torchtune.data import ChosenRejectedToMessages, Message, OpenAIToMessages, ShareGPTToMessages, mask_messages
+from torchtune.data import (
+    ChosenRejectedToMessages,
+    InputOutputToMessages,
+    Message,
+    OpenAIToMessages,
+    ShareGPTToMessages,
+    mask_messages,
+)
 from torchtune.errors import ConfigError, DataError
 
 CALL = {"name": "f", "arguments": {"x": 1}}
@@ -182,3 +189,44 @@ def test_a_system_message_is_masked_alike_wherever_it_stands():
     for options in ({}, {"train_on_input": True}, {"masking_strategy": ["system"]}):
         inside, beside = (ShareGPTToMessages(**options)(row)["messages"] for row in rows)
         assert inside == beside
+
+
+ASKED = [
+    {"role": "system", "content": "S"},
+    {"role": "user", "content": "1"},
+    {"role": "assistant", "content": "2"},
+    {"role": "user", "content": "3"},
+]
+ANSWERED = [{"role": "assistant", "content": "4"}]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "settings", "masked"),
+    [
+        ("3", "4", {}, [True, False]),
+        (ASKED, ANSWERED, {}, [True, True, True, True, False]),
+        (ASKED, "4", {}, [True, True, True, True, False]),
+        ("3", ANSWERED, {}, [True, False]),
+        (ASKED, ANSWERED, {"train_on_input": True}, [False] * 5),
+        (ASKED, ANSWERED, {"masking_strategy": "train_on_last"}, [True, True, True, True, False]),
+        (ASKED, ANSWERED, {"masking_strategy": ["assistant"]}, [True, True, False, True, False]),
+        ([*ASKED[:2], {**ASKED[2], "weight": 1}, ASKED[3]], ANSWERED, {}, [True, True, False, True, False]),
+    ],
+)
+def test_a_prompt_and_its_completion(prompt, completion, settings, masked):
+    transform = InputOutputToMessages(column_map={"input": "prompt", "output": "completion"}, **settings)
+    made = transform({"prompt": prompt, "completion": completion, "tools": TOOLS})
+    assert masks(made["messages"]) == masked
+    assert [message.text_content for message in made["messages"]][-2:] == ["3", "4"]
+    assert ("tools" in made) == (isinstance(prompt, list) or isinstance(completion, list))
+
+
+def test_a_prompt_of_another_form():
+    with pytest.raises(DataError, match="turn 1 of 1 in 'input': it has 'from', 'value', ShareGPT's form"):
+        InputOutputToMessages()({"input": [{"from": "human", "value": "1"}], "output": "2"})
+
+
+def test_parts_of_a_message_that_are_not_trained_on():
+    detail = [{"begin_offset": 0, "end_offset": 1, "train": False}]
+    with pytest.raises(DataError, match="turn 1 of 1 in 'messages': it has 'train_detail'"):
+        openai({"role": "assistant", "content": "ab", "train_detail": detail})

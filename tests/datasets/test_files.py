@@ -128,6 +128,16 @@ def test_a_kind_of_url_whose_package_is_missing_or_unknown(folder):
         load_rows("json", data_files="nothing://a.jsonl")
 
 
+def test_documents_of_a_folder(folder):
+    write(folder / "docs" / "a.md", "# One\n\ntwo")
+    write(folder / "docs" / "b" / "c.txt", "three")
+    write(folder / "docs" / "README.markdown", "four")
+    whole = [{"text": "four"}, {"text": "# One\n\ntwo"}, {"text": "three"}]
+    assert rows_of("docs", sample_by="document") == whole
+    assert rows_of("text", data_files="docs", sample_by="document") == whole
+    assert rows_of("docs/a.md", sample_by="document") == whole[1:2]
+
+
 def test_folders_and_patterns(folder):
     write(folder / "data" / "b.jsonl", lines(ROWS[2:]))
     write(folder / "data" / "a" / "a.jsonl", lines(ROWS[:2]))
@@ -139,7 +149,8 @@ def test_folders_and_patterns(folder):
     write(folder / "data" / "c.csv", "instruction,output\nsay 5,x\n")
     with pytest.raises(DataError, match="are not of one kind that is known: 2 x json; 1 x csv.*data_files"):
         load_rows("data")
-    with pytest.raises(DataError, match="1 x .md, unknown"):
+    write(folder / "data" / "d.pdf", "no data")
+    with pytest.raises(DataError, match="1 x .pdf, unknown"):
         load_rows("data/*.*")
     assert rows_of("csv", data_files="data") == [{"instruction": "say 5", "output": "x"}]
     with pytest.raises(DataError, match=r"the folder 'data' has no data file \(.json, .jsonl.* in it"):

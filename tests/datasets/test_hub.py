@@ -6,7 +6,7 @@ import logging
 import datasets
 import pytest
 
-from torchtune.datasets._source import load_rows
+from torchtune.datasets._source import load_rows, open_units
 from torchtune.errors import ConfigError, DataError
 
 ROWS = [{"a": i, "b": str(i)} for i in range(10)]
@@ -83,3 +83,26 @@ def test_errors_of_the_hub_become_one_message(monkeypatch, error, message):
     with pytest.raises(DataError, match=message) as caught:
         load_rows("some/data")
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_save_to_disk_wrote(folder):
+    table = datasets.Dataset.from_list(ROWS)
+    table.save_to_disk("one")
+    datasets.DatasetDict({"train": table, "test": table.select(range(3))}).save_to_disk("two")
+    for source, split, expected in (
+        ("one", "train", ROWS),
+        ("one", "train[:20%]", ROWS[:2]),
+        ("two", "test", ROWS[:3]),
+        ("two", "train[8:]+test", ROWS[8:] + ROWS[:3]),
+    ):
+        rows = load_rows(source, split)
+        assert [rows[i] for i in range(len(rows))] == expected
+        assert rows.fingerprint() == load_rows(source, split).fingerprint()
+        streamed = [placed.row for unit in open_units(source, split) for placed in unit.rows()]
+        assert streamed == expected
+    with pytest.raises(DataError, match="no split 'validation'; the splits are train, test"):
+        load_rows("two", "validation")
+    with pytest.raises(ConfigError, match="'one' is from save_to_disk and takes no revision"):
+        load_rows("one", revision="main")
+    with pytest.raises(ConfigError, match="source is 'two', and data_files names other files"):
+        load_rows("two", data_files="a.jsonl")

@@ -286,7 +286,7 @@ def test_encodings_with_ascii_in_them(encoding):
 def test_a_wrong_encoding_is_told(folder):
     write(folder / "a.csv", b"a,b\n1,\x81\n")
     with pytest.raises(
-        DataError, match="a.csv, line 2: byte 0x81 is not UTF-8; set dataset.encoding, for example latin-1"
+        DataError, match="a.csv, line 2: byte 0x81 is not UTF-8; set dataset.encoding, for example cp1252"
     ):
         load_rows("a.csv")
     with pytest.raises(DataError, match="a.csv, line 2: byte 0x81 is not cp1252; set dataset.encoding to another"):

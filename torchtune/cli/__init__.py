@@ -73,6 +73,8 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         from torchtune.config import redact_text
 
+        if "--config" in message.split() and any("config" in action.dest for action in self._actions):
+            message += f"; the config stands there without it, as in `{self.prog} demo`"
         super().error(redact_text(message))
 
 

@@ -10,6 +10,7 @@ from torchtune.cli._nearest import did_you_mean
 from torchtune.errors import ConfigError
 
 _LAYOUTS = ("_single_device", "_distributed")
+_YAML = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def find_recipe(name: str) -> Found:
     """The recipe that a registered name, a local path (with or without .py) or a checkout's path stands for."""
     if row := recipe_row(name):
         return Found(recipes_root() / row.file, row)
-    if local := _local_file(name, (".py",)):
+    if (local := _local_file(name, (".py",))) and local.suffix not in _YAML:
         return Found(local)
     short = _without(name, "recipes/", (".py",))
     if row := recipe_row(short):
@@ -114,6 +115,8 @@ def find_recipe(name: str) -> Found:
     shipped = recipes_root() / f"{short}.py"
     if _is_inside(shipped) and shipped.is_file():
         return Found(shipped)
+    if is_config(name):
+        raise ConfigError(f"{name} is a config and no recipe: tune run --config {name}")
     near = _later(name) or did_you_mean(name, [row.name for row in RECIPES])
     raise ConfigError(f"There is no recipe {name!r}, and no file of that name.{near}\n`tune ls` lists the recipes.")
 
@@ -130,6 +133,11 @@ def find_config(name: str) -> Found:
         return Found(recipes_root() / rows[short].file, rows[short])
     near = _later(name) or did_you_mean(short, rows)
     raise ConfigError(f"There is no config {name!r}, and no file of that name.{near}\n`tune ls` lists the configs.")
+
+
+def is_config(name: str) -> bool:
+    """Whether a word stands for a config and not, for example, for a value."""
+    return name in (row.name for row in configs()) or Path(name).suffix in _YAML and Path(name).is_file()
 
 
 def find(name: str) -> Found:

@@ -165,6 +165,8 @@ def _recipe(line: CommandLine, config: catalog.Found | None) -> catalog.Found:
         if isinstance(recipe.row, catalog.Recipe):
             _check_registered(recipe.row, line, config)
         return recipe
+    if late := [word for word in line.arguments if catalog.recipe_row(word)]:
+        raise ConfigError(f"{late[0]} is a recipe: put it before --config and the settings.")
     if config is None:
         raise ConfigError("`tune run` needs a recipe or a config: tune run [RECIPE] --config CONFIG. See `tune ls`.")
     row = catalog.recipe_of(config)
@@ -179,7 +181,10 @@ def _recipe(line: CommandLine, config: catalog.Found | None) -> catalog.Found:
 def _check_registered(row: catalog.Recipe, line: CommandLine, config: catalog.Found | None) -> None:
     if config is None:
         names = [known.name for known in catalog.configs() if known.recipe == row.name]
-        raise ConfigError(f"The recipe {row.name} needs --config CONFIG, for example --config {names[-1]}.")
+        meant = [value for word in line.arguments if catalog.is_config(value := word.rpartition("=")[2])]
+        raise ConfigError(
+            f"The recipe {row.name} needs --config CONFIG, for example --config {[*meant, names[-1]][0]}."
+        )
     late = [given for given in line.arguments if _torchrun_option(given)]
     if late:
         raise ConfigError(f"{late[0]} is an option of torchrun: put it before the recipe.")

@@ -152,7 +152,12 @@ def _make(node: Any, plain: dict[str, Any], scope: Mapping[str, Any], args: tupl
         raise type(e)(f"{_where(node, '_component_')}{e}") from None
     own = {k: _nested(_child(node, k), v, scope) for k, v in plain.items()}
     _bind(component, path, node, args, own, kwargs)
-    return component(*args, **own | kwargs)
+    try:
+        return component(*args, **own | kwargs)
+    except ValueError as e:
+        if not component.__module__.startswith("torch.optim"):  # elsewhere it may as well be a bug
+            raise
+        raise ConfigError(f"{_where(node)}{path}: {e}") from e
 
 
 def _nested(node: Any, value: Any, scope: Mapping[str, Any]) -> Any:

@@ -91,7 +91,10 @@ def parse_value(text: str) -> Any:
         return _construct(root)
     except yaml.YAMLError as e:
         if text[0] in "[{\"'":
-            raise ConfigError(f"the value opens {text[0]} and {getattr(e, 'problem', e)}") from None
+            raise ConfigError(
+                f"the value opens {text[0]} and {getattr(e, 'problem', e)}; one with spaces is quoted for the shell, "
+                "as 'key={a: 1, b: 2}'"
+            ) from None
         return text
 
 

@@ -8,7 +8,9 @@ from torchtune.data._messages import MaskingStrategy, Message, Role, check_maski
 from torchtune.data._turns import (
     OPENAI,
     PAIRS,
+    PROMPTS,
     SHAREGPT,
+    Said,
     after_prompt,
     after_system,
     cell,
@@ -16,7 +18,6 @@ from torchtune.data._turns import (
     read_turns,
     text_cell,
     tools_of,
-    with_system,
 )
 from torchtune.errors import ConfigError
 from torchtune.modules.transforms import Transform
@@ -65,11 +66,13 @@ class AlpacaToMessages(Transform):
 
 
 class InputOutputToMessages(Transform):
-    """Rows of ``input`` and ``output``.
+    """Rows of ``input`` and ``output``: texts, or lists of turns as in :class:`OpenAIToMessages`, of which those of the
+    input are learnt only where all is, or roles are named.
 
     Args:
         train_on_input: see :class:`AlpacaToMessages`.
-        column_map: those two names -> the dataset's column names.
+        column_map: those two names -> the dataset's column names; ``tools``, beside turns, as in
+            :class:`OpenAIToMessages`.
         new_system_prompt: put first, and masked.
         image_dir: folder of the images that a column ``image`` names; not supported yet.
         masking_strategy: see :func:`mask_messages`.
@@ -85,17 +88,23 @@ class InputOutputToMessages(Transform):
     ) -> None:
         _refuse_images(image_dir)
         self.masking_strategy = _strategy(train_on_input, masking_strategy, "train_on_assistant")
-        self.column_map = _columns(column_map, ("input", "output"))
+        self.column_map = _columns(column_map, ("input", "output"), ("tools",))
+        self._tools = (column_map or {}).get("tools", "tools")
         self.new_system_prompt = new_system_prompt
 
     def __call__(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
-        messages = [
-            Message("user", text_cell(sample, self.column_map["input"])),
-            Message("assistant", text_cell(sample, self.column_map["output"])),
-        ]
-        mask_messages(messages, self.masking_strategy)
-        prompt = self.new_system_prompt
-        return {"messages": messages if prompt is None else with_system(messages, prompt)}
+        asked, answered = self._side(sample, "input", "user"), self._side(sample, "output", "assistant")
+        if self.masking_strategy is MaskingStrategy.TRAIN_ON_ASSISTANT:  # an answer within the input is an example
+            asked = [Said(message, trained or False) for message, trained in asked]
+        messages = dialogue([*asked, *answered], self.masking_strategy, self.new_system_prompt)
+        has_turns = any(_is_dialogue(sample[self.column_map[name]]) for name in ("input", "output"))
+        return {"messages": messages, **(tools_of(sample, self._tools) if has_turns else {})}
+
+    def _side(self, sample: Mapping[str, Any], name: str, role: Role) -> list[Said]:
+        column = self.column_map[name]
+        if _is_dialogue(found := cell(sample, column)):
+            return read_turns(found, column, PROMPTS)
+        return [Said(Message(role, text_cell(sample, column)))]
 
 
 class ShareGPTToMessages(Transform):
@@ -201,6 +210,10 @@ class ChosenRejectedToMessages(Transform):
         said = read_turns(cell(sample, column), column, PAIRS)
         said = after_prompt(said, column, sample, self._prompt)
         return dialogue(said, self.masking_strategy, self.new_system_prompt)
+
+
+def _is_dialogue(found: Any) -> bool:
+    return isinstance(found, list) and any(isinstance(turn, Mapping) for turn in found)
 
 
 def _strategy(

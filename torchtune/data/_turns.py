@@ -202,6 +202,7 @@ SHAREGPT = Form(
     "ShareGPT", ("from", "value"), _sharegpt_message, "dataset=chat with conversation_style: openai reads such turns"
 )
 PAIRS = OPENAI._replace(instead="pairs of answers are read in no other form")
+PROMPTS = OPENAI._replace(instead="a prompt and its answer are read in no other form")
 
 
 def _check_form(turn: Any, form: Form) -> None:
@@ -249,6 +250,8 @@ def _flags(turn: Turn) -> dict[str, bool]:
 
 def _is_trained(turn: Turn) -> bool | None:
     """What a turn says itself: OpenAI's ``weight``, axolotl's ``train``, or ``masked``; None where it says nothing."""
+    if turn.get("train_detail"):
+        raise DataError("it has 'train_detail', and a message is learnt as a whole or not at all, as 'train' says")
     said = {name: turn[name] for name in ("weight", "train", "masked") if turn.get(name) is not None}
     if wrong := {name: value for name, value in said.items() if value not in (0, 1)}:
         raise DataError(f"it has {shown(wrong)}; expected 0 or 1, or true or false")

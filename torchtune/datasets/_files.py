@@ -24,7 +24,13 @@ from torchtune.errors import ConfigError, DataError, MissingDependency, TuneErro
 
 _log = logging.getLogger(__name__)
 
-KINDS = {"json": (".json", ".jsonl", ".ndjson"), "csv": (".csv", ".tsv"), "parquet": (".parquet",), "text": (".txt",)}
+NOTES = (".md", ".markdown")  # texts; beside data of another kind they only tell of it
+KINDS = {
+    "json": (".json", ".jsonl", ".ndjson"),
+    "csv": (".csv", ".tsv"),
+    "parquet": (".parquet",),
+    "text": (".txt", *NOTES),
+}
 _OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _CHUNK = 1 << 20
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from torchtune.datasets._row_stream import PlacedRow
 from torchtune.datasets._rows import Row
-from torchtune.errors import ConfigError, DataError
+from torchtune.datasets._slices import select_rows
+from torchtune.errors import ConfigError, DataError, TuneError
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -82,12 +83,22 @@ class Shard:
             yield PlacedRow(row, f"{self._name}, shard {self._number}, row {number + 1}", [number + 1])
 
 
+def is_saved(source: str) -> bool:
+    """Whether a source is a folder that ``save_to_disk`` of `datasets` wrote."""
+    # https://huggingface.co/docs/datasets/process#save
+    written = {"dataset_dict.json"}, {"state.json", "dataset_info.json"}
+    return any(all(os.path.isfile(os.path.join(source, name)) for name in names) for names in written)
+
+
 def _load(source: str, split: Any, kwargs: Mapping[str, Any]) -> Any:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
-        found = load_dataset(source, split=split, **kwargs)
+        load = _load_saved if is_saved(source) else load_dataset
+        found = load(source, split=split, **kwargs)
+    except TuneError:
+        raise
     except TypeError as error:
         raise ConfigError(f"dataset {source!r}: load_dataset does not accept these arguments: {error}") from error
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
@@ -95,6 +106,19 @@ def _load(source: str, split: Any, kwargs: Mapping[str, Any]) -> Any:
     if isinstance(found, Mapping | list):
         raise ConfigError(f"dataset.split is {split!r}; it must be one split, or several as in train+test")
     return found
+
+
+def _load_saved(source: str, split: Any, *, streaming: bool = False, **others: Any) -> "Dataset | IterableDataset":
+    """What ``save_to_disk`` wrote. A dataset that was saved without a split is ``train``, as a local file is."""
+    from datasets import concatenate_datasets, load_from_disk
+
+    if others:
+        raise ConfigError(f"{source!r} is from save_to_disk and takes no {', '.join(sorted(others))}; leave it out")
+    found = load_from_disk(source)
+    tables = dict(found) if isinstance(found, Mapping) else {"train": found}
+    chosen, names = select_rows(split, {name: len(table) for name, table in tables.items()})
+    table = concatenate_datasets([tables[name] for name in names]).select(chosen)
+    return table.to_iterable_dataset() if streaming else table
 
 
 def _explain(source: str, split: Any, error: Exception) -> str:

@@ -147,7 +147,7 @@ def decode(raw: bytes, place: Place, encoding: str = UTF8) -> str:
     except UnicodeDecodeError as error:
         start = error.start + (len(BOM) if raw.startswith(BOM) else 0)
         at = place._replace(line=place.line + raw.count(b"\n", 0, start))
-        known = ("UTF-8", "set dataset.encoding, for example latin-1, or convert the file")
+        known = ("UTF-8", "set dataset.encoding, for example cp1252 (Windows) or latin-1, or convert the file")
         name, advice = known if encoding == UTF8 else (encoding, "set dataset.encoding to another, or convert the file")
         raise DataError(f"{at}: byte 0x{raw[start]:02x} is not {name}; {advice}") from error
 

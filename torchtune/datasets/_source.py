@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torchtune.datasets import _files
 from torchtune.datasets._csv import Csv
-from torchtune.datasets._hub import load_from_hub, shards_of
+from torchtune.datasets._hub import is_saved, load_from_hub, shards_of
 from torchtune.datasets._json import JsonLines, is_one_list, read_json
 from torchtune.datasets._parquet import ParquetRows
 from torchtune.datasets._records import UTF8, Format, IndexedFile, check_encoding
@@ -110,12 +110,13 @@ def _request(source: str, split: Any, kwargs: Mapping[str, Any]) -> "_Local | _F
         log_rank_zero(_log, "dataset.trust_remote_code has no effect: no code that comes with a dataset is run")
     files = options.pop("data_files", None)
     kind = source if source in _files.KINDS else None
-    if kind is None and _is_place(source):
-        if files is not None:
-            raise ConfigError(
-                f"dataset.source is {source!r}, and data_files names other files; give one of the two (on the command "
-                "line ~dataset.data_files takes the other out)"
-            )
+    is_place = kind is None and _is_place(source)
+    if files is not None and (is_place or is_saved(source)):
+        raise ConfigError(
+            f"dataset.source is {source!r}, and data_files names other files; give one of the two (on the command "
+            "line ~dataset.data_files takes the other out)"
+        )
+    if is_place:
         kind, files = _kind_at(source), source
     if kind is not None and files is None and "data_dir" not in options:
         raise ConfigError(f"dataset.source is {source!r}, so dataset.data_files must name the file(s)")
@@ -134,7 +135,8 @@ def _request(source: str, split: Any, kwargs: Mapping[str, Any]) -> "_Local | _F
 def _is_place(source: str) -> bool:
     """Whether a source is a file, a pattern, a folder or a URL of files, and no dataset of the Hub or copy of one."""
     if os.path.isdir(source):
-        return not (os.path.exists(os.path.join(source, "README.md")) or glob.glob(f"{glob.escape(source)}/*.arrow"))
+        has_card = os.path.exists(os.path.join(source, "README.md"))
+        return not (has_card or is_saved(source) or glob.glob(f"{glob.escape(source)}/*.arrow"))
     is_path = source.startswith(("/", "./", "../")) or os.path.isfile(source) or _files.is_pattern(source)
     return is_path or _files.is_url(source) or _files.kind_of(source) is not None
 
@@ -142,6 +144,9 @@ def _is_place(source: str) -> bool:
 def _kind_at(place: str) -> str:
     """The kind of the files at a place."""
     names = [place] if _files.kind_of(place) else _files.find_files(place)
+    data = [name for name in names if _files.suffix_of(name) not in _files.NOTES]
+    if any(_files.kind_of(name) != "text" for name in data):
+        names = data
     counts = Counter(_files.kind_of(name) or f"{PurePath(name).suffix or 'no suffix'}, unknown" for name in names)
     if len(counts) > 1 or not counts.keys() <= _files.KINDS.keys():
         found = "; ".join(f"{count} x {kind}" for kind, count in counts.items())
