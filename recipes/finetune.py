@@ -43,6 +43,7 @@ from torchtune.training.setup import (
     adapter_checkpoint,
     check_data,
     check_ids,
+    check_lengths,
     check_max_seq_len,
     check_same_data,
     check_same_method,
@@ -202,6 +203,7 @@ class FinetuneRecipe:
             check_same_method(self.point.facts, self._method(model))
         self._resize_vocabulary(model)
         check_max_seq_len(model, self.tokenizer)
+        check_lengths(model, self.looked_at)
         check_vocabulary(model.tok_embeddings.num_embeddings, text_vocab_size(self.tokenizer))
         check_ids(model, self.looked_at, self.tokenizer, cfg, self.world)
         if cfg.enable_activation_checkpointing or cfg.ac_mode:

@@ -7,7 +7,7 @@ from test_packed import Documents
 
 from torchtune.data import StepLoader, padded_collate_sft
 from torchtune.data._stream import Order, Streamed
-from torchtune.datasets import PackedDataset
+from torchtune.datasets import ConcatDataset, PackedDataset
 from torchtune.datasets._mixture import MixtureDataset, MixtureStream
 from torchtune.errors import ConfigError, DataError
 
@@ -33,6 +33,11 @@ class Counting:
 def mixed(lengths=(3000, 1000), weights=(3, 1), stop="all_exhausted", order=ORDER, at=None) -> list:
     streams = [Counting(name, length) for name, length in zip("abc", lengths)]
     return [(found.make(), found.position) for found in MixtureStream(streams, weights, stop).samples(order, at)]
+
+
+def test_datasets_of_the_users_own_need_no_fingerprint():
+    own = [[{"tokens": [1]}], [{"tokens": [2]}]]
+    assert ConcatDataset(own).fingerprint() and MixtureDataset(own, [1, 1]).fingerprint()
 
 
 def test_streams_give_their_shares_each_in_its_own_order():

@@ -32,6 +32,14 @@ def folder(tmp_path):
     opened.close()
 
 
+def test_a_checkpoint_is_no_folder_for_a_run(folder):
+    path = folder.path / "epoch_0"
+    path.mkdir()
+    (path / "MANIFEST.json").write_text("{}")
+    with pytest.raises(ConfigError, match=f"{path} is a checkpoint; set output_dir={folder.path} to go on"):
+        RunFolder(path, ALONE)
+
+
 def trained(steps: int, make=lambda params: torch.optim.AdamW(params, lr=0.1, betas=(0.8, 0.9))):
     torch.manual_seed(0)
     model = nn.Linear(3, 2)

@@ -4,10 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from letters import Letters
 
 from torchtune.data import padded_collate_packed
 from torchtune.data._collate import collate_packs
-from torchtune.errors import CheckpointError, ConfigError
+from torchtune.datasets import text_completion_dataset
+from torchtune.datasets._gates import parts_to_check
+from torchtune.errors import CheckpointError, ConfigError, DataError
 from torchtune.training import setup
 
 
@@ -18,6 +21,18 @@ def test_a_tokenizer_that_gives_more_than_the_model_takes():
     setup.check_max_seq_len(SimpleNamespace(), SimpleNamespace(max_seq_len=9))
     with pytest.raises(ConfigError, match="tokenizer.max_seq_len is 65, but the model has 64 positions"):
         setup.check_max_seq_len(model, SimpleNamespace(max_seq_len=65))
+
+
+def test_a_sample_that_is_longer_than_the_model(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"text": "{"a" * count}"}}\n' for count in (3, 20, 9)))
+    looked_at = parts_to_check(text_completion_dataset(Letters(), str(rows)), "dataset")
+    setup.check_lengths(SimpleNamespace(max_seq_len=22), looked_at)
+    setup.check_lengths(SimpleNamespace(), looked_at)
+    with pytest.raises(
+        DataError, match=r"1 of 3 samples of dataset .* 12 positions, .* 2[12] tokens \(.*, line 2\). Set"
+    ):
+        setup.check_lengths(SimpleNamespace(max_seq_len=12), looked_at)
 
 
 def test_the_position_in_the_data_must_mean_the_same():

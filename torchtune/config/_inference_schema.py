@@ -4,11 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from torchtune.config._keys import AtLeast, Component, Over, Portion, inert
+from torchtune.config._keys import AtLeast, Component, Count, Over, Portion, Threads, inert
 from torchtune.config._problem import near
 from torchtune.config._rules import Rule, Values, broken, device_name
-
-Count = Annotated[int, AtLeast(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +24,7 @@ class InferenceConfig:
     seed: Annotated[int, AtLeast(0)] | None = None  # None: one is drawn and logged
     device: str | None = None  # "cpu", "cuda", "cuda:1", ...; None: the best there is
     dtype: Literal["bf16", "fp32", "fp16", "fp64"] = "bf16"
-    num_threads: Count | None = None  # CPU threads; None: torch's choice
+    num_threads: Threads | None = None  # CPU threads; None: torch's choice
     cudnn_deterministic_mode: Literal["default", "warn", "error", 0, 1, 2] | bool | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
 

@@ -28,6 +28,25 @@ class AtLeast:
 
 
 @dataclass(frozen=True)
+class Within:
+    """A number from ``lowest`` to ``highest``; more has no use and would exhaust the machine."""
+
+    lowest: int
+    highest: int
+
+    def fault(self, value: float) -> str | None:
+        return None if self.lowest <= value <= self.highest else f"{self.lowest} to {self.highest}"
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A text that is not empty, as it is when a variable of the shell is not set."""
+
+    def fault(self, value: str) -> str | None:
+        return None if value.strip() else "at least one letter"
+
+
+@dataclass(frozen=True)
 class Over:
     """A number above ``bound``."""
 
@@ -51,6 +70,10 @@ class Portion:
 
     def fault(self, value: float) -> str | None:
         return None if 0 < value <= 1 else "more than 0 and at most 1"
+
+
+Count = Annotated[int, AtLeast(1)]
+Threads = Annotated[int, Within(1, 1024)]
 
 
 def inert(default: Any, why: str) -> Any:

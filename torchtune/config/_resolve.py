@@ -154,7 +154,7 @@ def _make(node: Any, plain: dict[str, Any], scope: Mapping[str, Any], args: tupl
     _bind(component, path, node, args, own, kwargs)
     try:
         return component(*args, **own | kwargs)
-    except ValueError as e:
+    except (ValueError, TypeError, IndexError) as e:  # such as betas=[0.9]
         if not component.__module__.startswith("torch.optim"):  # elsewhere it may as well be a bug
             raise
         raise ConfigError(f"{_where(node)}{path}: {e}") from e

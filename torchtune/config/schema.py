@@ -11,10 +11,9 @@ from torchtune.config._inference_schema import EvalConfig as EvalConfig
 from torchtune.config._inference_schema import GenerateConfig as GenerateConfig
 from torchtune.config._inference_schema import InferenceConfig as InferenceConfig
 from torchtune.config._inference_schema import QuantizeConfig as QuantizeConfig
-from torchtune.config._keys import AtLeast, Component, Dotted, Over, inert, later
+from torchtune.config._keys import AtLeast, Component, Count, Dotted, Filled, Over, Threads, Within, inert, later
 from torchtune.config._rules import CUDA_LIKE, Rule, Values, broken, device_name
 
-Count = Annotated[int, AtLeast(1)]
 Seconds = Annotated[float, Over(0)]
 
 
@@ -35,7 +34,7 @@ class TrainConfig:
     """What every training recipe reads. A field that holds a component is a config node for ``config.instantiate``."""
 
     recipe: str | None = None  # the recipe that this config is for, so that `tune run --config` alone is enough
-    output_dir: str  # folder for checkpoints, logs and the resolved config
+    output_dir: Annotated[str, Filled()]  # folder for checkpoints, logs and the resolved config
 
     # What is trained, on what, from where
     model: Component
@@ -52,8 +51,10 @@ class TrainConfig:
     shuffle: bool = True
     seed: Annotated[int, AtLeast(0)] | None = None  # None: one is drawn and logged
     collate_fn: Dotted = "torchtune.data.padded_collate_sft"
-    num_workers: Annotated[int, AtLeast(0)] = 0  # loader processes; 0: samples are made in the training process
-    data_workers: Annotated[int, AtLeast(0)] | None = None  # processes that tokenise before training; None: by cores
+    num_workers: Annotated[int, Within(0, 256)] = 0  # loader processes; 0: samples are made in the training process
+    data_workers: Annotated[int, Within(0, 1024)] | None = (
+        None  # processes that tokenise before training; None: by cores
+    )
     data_cache: bool = True  # keep what was tokenised of large data below ~/.cache/torchtune/data, for the next run
     data_checks: Any = field(default_factory=dict)  # a mapping: the name of a check -> off, warn or error
     pin_memory: bool | None = None  # page-locked batches; None: when the device is a GPU
@@ -75,7 +76,7 @@ class TrainConfig:
     # Device, precision, memory
     device: str | None = None  # "cpu", "cuda", "cuda:1", ...; None: the best there is
     dtype: Literal["bf16", "fp32", "fp16", "fp64"] = "bf16"
-    num_threads: Count | None = None  # CPU threads per process; None: torch's choice
+    num_threads: Threads | None = None  # CPU threads per process; None: torch's choice
     enable_activation_checkpointing: bool = False
     ac_mode: Literal["full", "selective"] | None = None  # which layers are recomputed; None: all, when enabled
     ac_option: Annotated[int, AtLeast(1)] | Literal["op"] | None = None  # selective: every n-th layer, or costly ops

@@ -54,4 +54,7 @@ class ConcatDataset(Dataset):
 
     def fingerprint(self) -> str:
         """Changes with any of the datasets or their order."""
-        return hashlib.sha256("".join(dataset.fingerprint() for dataset in self._datasets).encode()).hexdigest()
+        parts = (
+            getattr(dataset, "fingerprint", str)() for dataset in self._datasets
+        )  # one of the user's may have none
+        return hashlib.sha256("".join(parts).encode()).hexdigest()

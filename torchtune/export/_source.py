@@ -25,8 +25,8 @@ from torchtune.training.checkpointing import (
     LoadedAdapter,
     check_adapter,
     checkpointer_for,
-    checkpoints,
 )
+from torchtune.training.checkpointing._files import check_is_no_run
 from torchtune.training.checkpointing._io import read_json
 from torchtune.training.checkpointing.adapter import ADAPTER_FOLDER, base_name, find_adapter, read_adapter
 from torchtune.training.distributed import World
@@ -161,8 +161,7 @@ def _named_base(path: Path, adapter: Path) -> Path:
 
 
 def _open_weights(path: Path, base: Path | None) -> Source:
-    if path.is_dir() and (found := checkpoints(path)):
-        raise CheckpointError(f"{path} is the output of a run; name one of its checkpoints, the newest is {found[0]}")
+    check_is_no_run(path)
     checkpointer = checkpointer_for(path)
     folder = _config_folder(checkpointer.checkpoint_dir, base)
     config = text_config(read_json(folder / "config.json"))

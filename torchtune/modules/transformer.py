@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchtune.errors import DataError
 from torchtune.modules.attention import MultiHeadAttention
 from torchtune.modules.attention_utils import Documents
 from torchtune.modules.cross_attention import TransformerCrossAttentionLayer as TransformerCrossAttentionLayer
@@ -202,8 +203,9 @@ class TransformerDecoder(nn.Module):
     def _check_length(self, seq_len: int) -> None:
         longest = self.decoder_max_cache_seq_len if self.caches_are_enabled() else self.max_seq_len
         if seq_len > longest:
-            raise ValueError(
-                f"a sequence of {seq_len} tokens is longer than the {longest} that the model is set up for"
+            raise DataError(
+                f"a sequence of {seq_len} tokens is longer than the {longest} that the model is set up for; "
+                "tokenizer.max_seq_len cuts samples"
             )
 
 

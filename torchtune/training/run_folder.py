@@ -66,10 +66,16 @@ class RunFolder:
 
     Raises:
         CheckpointError: another run holds the folder, or it cannot be written.
+        ConfigError: it is a checkpoint itself.
     """
 
     def __init__(self, output_dir: str | Path, world: World, keep_last_n: int | None = None) -> None:
         self.path, self.world, self.keep_last_n = Path(output_dir), world, keep_last_n
+        if (self.path / MANIFEST).is_file():
+            raise ConfigError(
+                f"output_dir {self.path} is a checkpoint; set output_dir={self.path.parent} to go on with the run that "
+                "wrote it, or name another folder"
+            )
         self._lock = OutputLock(self.path) if world.is_main else None
         if world.is_main:
             sweep(self.path)

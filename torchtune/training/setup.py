@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -24,7 +25,7 @@ from torchtune.datasets import PackedDataset
 from torchtune.datasets._gates import act_on, findings_in, parts_to_check, unknown_ids_in
 from torchtune.datasets._parts import Part
 from torchtune.datasets._prepare import Preparation, default_cache_dir
-from torchtune.errors import CheckpointError, ConfigError
+from torchtune.errors import CheckpointError, ConfigError, DataError
 from torchtune.training.distributed import World
 from torchtune.training.model_util import set_torch_num_threads
 from torchtune.training.profiler import setup_torch_profiler
@@ -185,6 +186,21 @@ def check_max_seq_len(model: nn.Module, tokenizer: Any) -> None:
         raise ConfigError(
             f"tokenizer.max_seq_len is {wanted}, but the model has {available} positions; set it to at most {available}"
         )
+
+
+def check_lengths(model: nn.Module, looked_at: list[Part]) -> None:
+    """Raises DataError when a sample has more tokens than the model has positions for; packs are cut at their size."""
+    available = getattr(model, "max_seq_len", None)
+    for part in looked_at if available is not None else ():
+        lengths = part.table.lengths
+        is_long = lengths > available
+        if part.packed is None and is_long.any():
+            first = int(np.argmax(is_long))
+            raise DataError(
+                f"{int(is_long.sum()):,} of {len(lengths):,} samples of {part.title} are longer than the model's "
+                f"{available:,} positions, the first has {int(lengths[first]):,} tokens ({part.where(first)}). Set "
+                f"tokenizer.max_seq_len to at most {available}, which cuts them, or leave these rows out"
+            )
 
 
 def check_same_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -116,16 +116,28 @@ def test_drawn_adapters_depend_on_the_seed_alone():
 
 
 @pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rank": 32}, None),
+        ({"rank": 33}, "lora_rank 33 is above the width of layers.0.attn.v_proj, 32, and so in 2 layer(s)"),
+        ({"rank_pattern": {"q_proj": 99}}, "lora_rank 99 is above the width of layers.0.attn.q_proj, 64"),
+    ],
+    ids=str,
+)
+def test_a_rank_above_the_width_is_taken_with_a_warning(settings, said, caplog):
+    adapted(**{"targets": ["q_proj", "v_proj"]} | settings)
+    assert (said in caplog.text) if said else not caplog.text
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"targets": ["q_poj"]}, r"no linear layer called 'q_poj'. Did you mean 'q_proj'\? It has k_proj, output, "),
         ({"targets": ["proj"]}, "no linear layer called 'proj'"),
         ({"targets": ["layers.7.attn.q_proj"]}, "'layers.7.attn.q_proj'"),
-        ({"rank": 0}, "rank 0 does not fit layers.0.attn.q_proj, .* 64 inputs and 64 outputs; choose 1 to 64"),
-        ({"rank": 33}, "rank 33 does not fit layers.0.attn.v_proj, .* 64 inputs and 32 outputs; choose 1 to 32"),
+        ({"rank": 0}, "lora_rank 0 of layers.0.attn.q_proj is below 1"),
         ({"rank_pattern": {"w2": 3}}, "no adapted layer called 'w2'. .*It has q_proj, v_proj"),
         ({"alpha_pattern": {"q_prj": 3}}, "no adapted layer called 'q_prj'. Did you mean 'q_proj'"),
-        ({"rank_pattern": {"q_proj": 99}}, "rank 99 does not fit layers.0.attn.q_proj"),
         ({"trainable": ["norms"]}, "no module with parameters called 'norms'. Did you mean '.*norm'"),
         ({"trainable": ["v_proj"]}, "layers.0.attn.v_proj cannot have an adapter and be trained in full as well"),
         ({"targets": []}, "nothing would be trained"),

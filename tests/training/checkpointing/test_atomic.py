@@ -297,6 +297,12 @@ def test_one_run_in_a_folder(tmp_path):
         pass
 
 
+def test_an_output_folder_that_is_a_file(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(CheckpointError, match="out is a file; name a folder"):
+        OutputLock(tmp_path / "out")
+
+
 def test_recipe_state_file(tmp_path):
     import torch
 

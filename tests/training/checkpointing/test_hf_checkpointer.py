@@ -234,8 +234,15 @@ def test_model_type_must_agree(llamas):
         FullModelHFCheckpointer(base, model_type="LLAMA3")
     with pytest.raises(ConfigError, match="LAMA9"):
         FullModelHFCheckpointer(llamas.folder("b"), model_type="LAMA9")
+
+
+def test_a_folder_that_is_no_model(llamas):
+    base = llamas.folder()
     (base / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="config.json"):
+    with pytest.raises(CheckpointError, match="has no config.json, .* It has .*model.safetensors"):
+        FullModelHFCheckpointer(base)
+    (base / "epoch_1").mkdir()
+    with pytest.raises(CheckpointError, match="is the output of a run; name one of its checkpoints, .*epoch_1"):
         FullModelHFCheckpointer(base)
 
 

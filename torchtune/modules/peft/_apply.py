@@ -1,6 +1,7 @@
 """Adapters as a change to a finished model: which projections get one, of what rank, and what else is trained."""
 
 import difflib
+import logging
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
@@ -14,6 +15,9 @@ from torchtune.modules.moe import GroupedExperts, LoRAGroupedExperts
 from torchtune.modules.peft.dora import DoRALinear
 from torchtune.modules.peft.lora import LoRALinear
 from torchtune.modules.tied_linear import TiedLinear
+from torchtune.utils import log_rank_zero
+
+logger = logging.getLogger(__name__)
 
 AdaptedLayer = LoRALinear | LoRAGroupedExperts
 
@@ -48,7 +52,7 @@ def apply_lora(
         trainable: modules that are trained in full, as they are: embeddings, norms, the output projection.
 
     Raises:
-        ConfigError: a name that is in no module, a rank that a layer cannot have, or nothing that would be trained.
+        ConfigError: a name that is in no module, a rank below 1, or nothing that would be trained.
     """
     _check_sense(model, targets, trainable)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | GroupedExperts)}
@@ -61,11 +65,13 @@ def apply_lora(
         if quantised:
             _check_quantisable(name, layer)
         if name in chosen:
-            _check_rank(name, layer, ranks[name])
+            if ranks[name] < 1:
+                raise ConfigError(f"lora_rank {ranks[name]} of {name} is below 1")
             values = {"rank": ranks[name], "alpha": alphas[name], "dropout": dropout, "use_rslora": use_rslora}
             model.set_submodule(name, _adapted(name, layer, use_dora, quantize_base=quantised, **values))
         elif quantised:
             model.set_submodule(name, _quantised(layer))
+    _warn_of_high_ranks(layers, ranks)
     for name in trained:
         model.get_submodule(name).requires_grad_(True)
     return model
@@ -147,12 +153,15 @@ def _sizes(layer: nn.Linear | GroupedExperts) -> tuple[int, int]:
     return layer.in_features, layer.out_features
 
 
-def _check_rank(name: str, layer: nn.Linear | GroupedExperts, rank: int) -> None:
-    inputs, outputs = _sizes(layer)
-    if not 1 <= rank <= min(inputs, outputs):
-        raise ConfigError(
-            f"lora_rank {rank} does not fit {name}, which has {inputs} inputs and {outputs} outputs; choose 1 to "
-            f"{min(inputs, outputs)}, or another rank for this layer in rank_pattern"
+def _warn_of_high_ranks(layers: Mapping[str, nn.Linear | GroupedExperts], ranks: Mapping[str, int]) -> None:
+    high = [name for name, rank in ranks.items() if rank > min(_sizes(layers[name]))]
+    if high:
+        width = min(_sizes(layers[high[0]]))
+        log_rank_zero(
+            logger,
+            f"lora_rank {ranks[high[0]]} is above the width of {high[0]}, {width}, and so in {len(high)} layer(s). "
+            "More rows than that cost memory and can learn nothing more; rank_pattern sets the rank of single layers.",
+            logging.WARNING,
         )
 
 

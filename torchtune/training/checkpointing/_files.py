@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from torchtune.errors import CheckpointError, ConfigError
+from torchtune.training.checkpointing._atomic import checkpoints
 from torchtune.training.checkpointing._io import read_json
 
 CheckpointFiles = str | Sequence[str] | Mapping[str, str] | None
@@ -104,6 +105,21 @@ def _inside(folder: Path, name: str) -> Path:
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise CheckpointError(f"checkpoint_files names {name!r}; a path inside checkpoint_dir is expected")
     return folder / name
+
+
+def check_is_model_folder(folder: Path) -> None:
+    """Raises CheckpointError where a folder has no ``config.json``; a run's output is told by its checkpoints."""
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        check_is_no_run(folder)
+        raise CheckpointError(
+            f"{folder} has no config.json, so it is no model in Hugging Face's layout. It has {_listing(folder)}."
+        )
+
+
+def check_is_no_run(folder: Path) -> None:
+    """Raises CheckpointError where a folder is the output of a run, which has its checkpoints below it."""
+    if found := checkpoints(folder):
+        raise CheckpointError(f"{folder} is the output of a run; name one of its checkpoints, the newest is {found[0]}")
 
 
 def find_hf_files(folder: Path) -> list[Path]:

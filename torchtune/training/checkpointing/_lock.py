@@ -22,6 +22,8 @@ class OutputLock:
 
     def __init__(self, output_dir: str | Path) -> None:
         folder = Path(output_dir)
+        if folder.is_file():
+            raise CheckpointError(f"output_dir {folder} is a file; name a folder")
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._fd: int | None = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

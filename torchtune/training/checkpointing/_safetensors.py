@@ -116,7 +116,8 @@ def _read_header(path: Path) -> tuple[dict, int, int]:
             raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`")
         if len(first) < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
             raise CheckpointError(
-                f"{path} is truncated or not safetensors: {size:,} bytes, a header of {length:,} announced"
+                f"{path} is truncated or not safetensors: {size:,} bytes, a header of {length:,} announced; "
+                "copy or download it again"
             )
         text = f.read(length)
     try:

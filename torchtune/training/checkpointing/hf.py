@@ -22,7 +22,7 @@ from torchtune.training.checkpointing._base import FullModelCheckpointer
 from torchtune.training.checkpointing._check import describe
 from torchtune.training.checkpointing._classifier import classifier_facts, is_classifier, start_head
 from torchtune.training.checkpointing._copy import copy_rest
-from torchtune.training.checkpointing._files import CheckpointFiles, find_hf_files
+from torchtune.training.checkpointing._files import CheckpointFiles, check_is_model_folder, find_hf_files
 from torchtune.training.checkpointing._io import FileRecord, read_json, write_json
 from torchtune.training.checkpointing._mxfp4 import MXFP4, Mxfp4Experts
 from torchtune.training.checkpointing._names import ModelType
@@ -93,6 +93,7 @@ class FullModelHFCheckpointer(FullModelCheckpointer):
         )
 
     def _read_folder(self) -> None:
+        check_is_model_folder(self.checkpoint_dir)
         whole = read_json(self.checkpoint_dir / "config.json")
         if not isinstance(whole, dict):
             raise CheckpointError(f"{self.checkpoint_dir / 'config.json'} is not a table of settings")
