@@ -154,7 +154,7 @@ def _sizes(layer: nn.Linear | GroupedExperts) -> tuple[int, int]:
 
 
 def _warn_of_high_ranks(layers: Mapping[str, nn.Linear | GroupedExperts], ranks: Mapping[str, int]) -> None:
-    high = [name for name, rank in ranks.items() if rank > min(_sizes(layers[name]))]
+    high = [name for name, layer in layers.items() if ranks.get(name, 0) > min(_sizes(layer))]
     if high:
         width = min(_sizes(layers[high[0]]))
         log_rank_zero(
