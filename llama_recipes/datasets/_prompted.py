@@ -1,5 +1,6 @@
 """Rows that become a prompt, which is masked, and an answer, which is trained on, both outside any chat format."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -39,8 +40,8 @@ class PromptedDataset(PlainTextDataset):
         limit = getattr(tokenizer, "max_seq_len", None)
         super().__init__(tokenizer, limit, source, filter_fn, None, **load_dataset_kwargs)
 
-    def read(self, row: Row) -> Prompted:
-        raise NotImplementedError
+    @abstractmethod
+    def read(self, row: Row) -> Prompted: ...
 
     def tokens(self, content: Prompted) -> tuple[list[int], int]:
         """The ids of both together, and how many of them are the prompt's; the last one ends the answer."""

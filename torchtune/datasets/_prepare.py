@@ -222,7 +222,7 @@ def fingerprint_of(rows: str, *parts: Any) -> str | None:
             content.update(Hasher.hash(part).encode())
             kind = part if isinstance(part, type) else type(part)
             content.update(b"".join(map(_source, kind.__mro__)))
-    except (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError, pickle.PickleError):
+    except (TypeError, ValueError, AttributeError, RuntimeError, pickle.PickleError):
         return None
     return content.hexdigest()[:32]
 

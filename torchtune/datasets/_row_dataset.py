@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -30,7 +31,7 @@ _LOOKED_AT = 100  # rows of a stream, before training
 Sample = dict[str, Any]
 
 
-class RowDataset(Dataset):
+class RowDataset(Dataset, ABC):
     """What the datasets of rows have in common. A subclass says how a row is read and how it is then encoded.
 
     Rows of local files are all read once when the dataset is made, so that a row that cannot be used is found before
@@ -74,13 +75,13 @@ class RowDataset(Dataset):
             self._rows = filter_rows(load_rows(source, **load_dataset_kwargs), filter_fn, filter_kwargs, self._columns)
             self._check_contents()
 
+    @abstractmethod
     def read(self, row: Row) -> Any:
         """What a row says, before tokenisation, for example messages."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, content: Any) -> Sample:
         """The sample of what :meth:`read` gave."""
-        raise NotImplementedError
 
     @property
     def column_map(self) -> Mapping[str, str]:

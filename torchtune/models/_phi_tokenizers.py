@@ -4,6 +4,7 @@ Names and numbers: ``tokenizer_config.json`` and ``generation_config.json`` besi
 https://huggingface.co/microsoft.
 """
 
+from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from itertools import groupby
 from typing import Any
@@ -106,9 +107,9 @@ class _PhiTokenizer(ModelTokenizer, Transform):
         """The sample with ``tokens`` and ``mask`` in place of ``messages``; at inference the last one stays open."""
         return tokenize_sample(self, sample, inference)
 
+    @abstractmethod
     def _ids_of(self, role: Role, text: str, is_open: bool) -> list[int]:
         """The ids of a message, an open one without its end token."""
-        raise NotImplementedError
 
 
 class Phi3MiniTokenizer(_PhiTokenizer):

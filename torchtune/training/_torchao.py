@@ -14,7 +14,7 @@ from torchtune.errors import ConfigError, MissingDependency
 from torchtune.training.distributed import local_rows
 
 # What torchao and its kernels raise for a tensor, a device or a number that they are not made for.
-_REFUSALS = (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError)
+_REFUSALS = (AssertionError, RuntimeError, TypeError, ValueError)
 _NAME, _PREFIX = "layer.weight", "layer._weight_"  # torchao puts a tensor's name into those of its parts
 
 
